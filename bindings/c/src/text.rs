@@ -1,0 +1,71 @@
+//! Strings and byte ranges that come from C.
+
+use engine::{Code, Error, Result};
+use std::ffi::{CStr, OsStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The error for an argument that may not be NULL.
+pub(crate) fn null(what: &str) -> Error {
+    Error::new(Code::InvalidArgument, format!("{what} is NULL"))
+}
+
+/// A string that must be there.
+///
+/// # Safety
+/// `ptr` is NULL or points to a string that ends with a NUL byte and lives as long as `'a`.
+pub(crate) unsafe fn required<'a>(ptr: *const c_char, what: &str) -> Result<&'a str> {
+    // SAFETY: the caller's promise.
+    unsafe { optional(ptr, what) }?.ok_or_else(|| null(what))
+}
+
+/// A string that may be NULL.
+///
+/// # Safety
+/// As for [`required`].
+pub(crate) unsafe fn optional<'a>(ptr: *const c_char, what: &str) -> Result<Option<&'a str>> {
+    if ptr.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: not NULL, and the caller promises the rest.
+    let text = unsafe { CStr::from_ptr(ptr) };
+    match text.to_str() {
+        Ok(text) => Ok(Some(text)),
+        Err(e) => {
+            let text = format!("{what} is not UTF-8 from byte {} on", e.valid_up_to());
+            Err(Error::new(Code::InvalidArgument, text))
+        }
+    }
+}
+
+/// A path: any bytes but NUL.
+///
+/// # Safety
+/// As for [`required`].
+pub(crate) unsafe fn path<'a>(ptr: *const c_char) -> Result<&'a Path> {
+    if ptr.is_null() {
+        return Err(null("path"));
+    }
+    // SAFETY: not NULL, and the caller promises the rest.
+    let bytes = unsafe { CStr::from_ptr(ptr) }.to_bytes();
+    Ok(Path::new(OsStr::from_bytes(bytes)))
+}
+
+/// A byte range; NULL only with length 0.
+///
+/// # Safety
+/// `ptr` is NULL or points to `len` readable bytes that live, unchanged, as long as `'a`.
+pub(crate) unsafe fn bytes<'a>(ptr: *const c_void, len: usize, what: &str) -> Result<&'a [u8]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if ptr.is_null() {
+        return Err(null(what));
+    }
+    if isize::try_from(len).is_err() {
+        let text = format!("{what} of {len} bytes is longer than memory can be");
+        return Err(Error::new(Code::LimitExceeded, text));
+    }
+    // SAFETY: not NULL, not longer than a slice may be, and the caller promises the rest.
+    Ok(unsafe { std::slice::from_raw_parts(ptr.cast::<u8>(), len) })
+}

@@ -1,0 +1,196 @@
+//! Arguments: durations, bytes, headers, flush modes, messages.
+
+use crate::error;
+use engine::{Code, Flush, OutMessage};
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::types::{PyBool, PyBytes, PyDelta, PyFloat, PyInt, PyMapping, PyString};
+use std::time::Duration;
+
+/// A duration: seconds as int or float, or a timedelta.
+#[derive(Clone, Copy)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl<'py> FromPyObject<'_, 'py> for Seconds {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let number = obj.is_instance_of::<PyInt>() || obj.is_instance_of::<PyFloat>();
+        let seconds: f64 = if number && !obj.is_instance_of::<PyBool>() {
+            obj.extract()?
+        } else if obj.is_instance_of::<PyDelta>() {
+            obj.call_method0("total_seconds")?.extract()?
+        } else {
+            let kind = obj.get_type().name()?;
+            let text = format!("a duration is seconds (int, float) or a timedelta, not {kind}");
+            return Err(PyTypeError::new_err(text));
+        };
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| {
+            PyValueError::new_err(format!(
+                "{seconds} is not a duration: 0 s or more, and finite"
+            ))
+        })
+    }
+}
+
+/// A timeout that may be left out, which is not the same as None (for ever).
+#[derive(Clone, Copy)]
+pub(crate) enum Timeout {
+    /// As the store was opened with.
+    Default,
+    /// None = for ever.
+    Given(Option<Duration>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Timeout {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let given: Option<Seconds> = obj.extract()?;
+        Ok(Self::Given(given.map(|s| s.0)))
+    }
+}
+
+impl Timeout {
+    /// For the engine, to which the longest duration is for ever.
+    pub(crate) fn for_engine(self) -> Option<Duration> {
+        match self {
+            Self::Default => None,
+            Self::Given(timeout) => Some(timeout.unwrap_or(Duration::MAX)),
+        }
+    }
+}
+
+/// `"sync"` or `"async"`.
+#[derive(Clone, Copy)]
+pub(crate) struct FlushMode(pub(crate) Flush);
+
+impl<'py> FromPyObject<'_, 'py> for FlushMode {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match &*obj.extract::<PyBackedStr>()? {
+            "sync" => Ok(Self(Flush::Sync)),
+            "async" => Ok(Self(Flush::Async)),
+            other => {
+                let text = format!("flush is 'sync' or 'async', not {other:?}");
+                Err(error::new(obj.py(), Code::InvalidArgument, text))
+            }
+        }
+    }
+}
+
+/// The bytes of anything that gives its buffer. Bytes themselves are not copied.
+pub(crate) struct Buffer(pub(crate) PyBackedBytes);
+
+impl<'py> FromPyObject<'_, 'py> for Buffer {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = obj.cast::<PyBytes>() {
+            return Ok(Self(bytes.to_owned().into()));
+        }
+        if obj.is_instance_of::<PyString>() {
+            let text = "a body is bytes-like, not str; encode it first";
+            return Err(PyTypeError::new_err(text));
+        }
+        // bytes() takes lists and numbers as well: only what is a buffer may get there.
+        PyUntypedBuffer::get(&obj)?.release(obj.py());
+        let copy = obj.py().get_type::<PyBytes>().call1((obj,))?;
+        Ok(Self(copy.cast_into::<PyBytes>()?.into()))
+    }
+}
+
+/// Headers: a mapping of str to bytes-like.
+pub(crate) struct Headers(Vec<(PyBackedStr, Buffer)>);
+
+impl<'py> FromPyObject<'_, 'py> for Headers {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let mapping = obj.cast::<PyMapping>()?;
+        let items: Vec<(PyBackedStr, Buffer)> = mapping
+            .items()?
+            .iter()
+            .map(|item| item.extract())
+            .collect::<PyResult<_>>()?;
+        Ok(Self(items))
+    }
+}
+
+/// A message to be sent, held together while the engine reads it.
+pub(crate) struct Outgoing {
+    pub(crate) body: Buffer,
+    pub(crate) key: Option<PyBackedStr>,
+    pub(crate) tag: Option<PyBackedStr>,
+    pub(crate) headers: Option<Headers>,
+    pub(crate) flush: Option<Flush>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Outgoing {
+    /// What the engine takes, borrowed from this.
+    pub(crate) fn out(&self) -> OutMessage<'_> {
+        let headers = self.headers.iter().flat_map(|h| &h.0);
+        OutMessage {
+            body: &self.body.0,
+            key: self.key.as_deref(),
+            tag: self.tag.as_deref(),
+            headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
+            flush: self.flush,
+            timeout: self.timeout,
+        }
+    }
+
+    /// An item of `send_many`: bytes-like, or a `keepq.Msg`.
+    pub(crate) fn from_item(item: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = item.py();
+        if !item.is_instance(msg_class(py)?)? {
+            let body = item.extract()?;
+            return Ok(Self {
+                body,
+                key: None,
+                tag: None,
+                headers: None,
+                flush: None,
+                timeout: None,
+            });
+        }
+        for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
+            error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
+        }
+        Ok(Self {
+            body: item.getattr("body")?.extract()?,
+            key: item.getattr("key")?.extract()?,
+            tag: item.getattr("tag")?.extract()?,
+            headers: item.getattr("headers")?.extract()?,
+            flush: item
+                .getattr("flush")?
+                .extract::<Option<FlushMode>>()?
+                .map(|f| f.0),
+            timeout: item
+                .getattr("timeout")?
+                .extract::<Option<Seconds>>()?
+                .map(|s| s.0),
+        })
+    }
+}
+
+fn msg_class<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+    static MSG: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
+    MSG.import(py, "keepq._types", "Msg")
+}
+
+/// All items of `send_many`; what is wrong with one is found before any is sent.
+pub(crate) fn outgoing(items: &Bound<'_, PyAny>) -> PyResult<Vec<Outgoing>> {
+    if items.is_instance_of::<PyBytes>() || items.is_instance_of::<PyString>() {
+        let text = "send_many takes an iterable of messages, not one; use send";
+        return Err(PyTypeError::new_err(text));
+    }
+    items
+        .try_iter()?
+        .map(|item| Outgoing::from_item(&item?))
+        .collect()
+}

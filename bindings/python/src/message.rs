@@ -1,0 +1,242 @@
+//! A received message.
+
+use crate::args::{FlushMode, Seconds};
+use crate::error::OrRaise;
+use engine::{Code, Delivery, Error, Result};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDateTime, PyDict, PyTzInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A received message under a lease. Settle it with ack(), nack() or reject(), or use it in a with
+/// statement: leaving it well acks, an exception nacks. One that is dropped unsettled is given back
+/// at once.
+#[pyclass(module = "keepq", frozen)]
+pub(crate) struct Message {
+    /// There until it is dropped.
+    delivery: Option<Delivery>,
+    body: PyOnceLock<Py<PyBytes>>,
+    /// Whether a settlement was answered: leaving a with block then does nothing more.
+    settled: AtomicBool,
+}
+
+/// What the exceptions that end a `with` block ask for.
+enum Ending {
+    Ack,
+    Nack,
+    Retry(Option<Seconds>),
+    Reject(PyBackedStr),
+}
+
+impl Message {
+    pub(crate) fn new(delivery: Delivery) -> Self {
+        Self {
+            delivery: Some(delivery),
+            body: PyOnceLock::new(),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn delivery(&self) -> &Delivery {
+        self.delivery.as_ref().expect("only drop takes it")
+    }
+
+    /// Notes the engine's answer to a settlement. After other errors than these the program, or
+    /// the end of its with block, may try again.
+    pub(crate) fn answered(&self, result: &Result<()>) {
+        let code = result.as_ref().err().map(Error::code);
+        if matches!(code, None | Some(Code::LeaseLost | Code::FlushTimeout)) {
+            self.settled.store(true, Ordering::Release);
+        }
+    }
+
+    fn settle(
+        &self,
+        py: Python<'_>,
+        settle: impl FnOnce(&Delivery) -> Result<()> + Send,
+    ) -> PyResult<()> {
+        let result = py.detach(|| settle(self.delivery()));
+        self.answered(&result);
+        result.or_raise(py)
+    }
+
+    fn ending(py: Python<'_>, exception: &Bound<'_, PyAny>) -> PyResult<Ending> {
+        static RETRY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static REJECT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        if exception.is_none() {
+            Ok(Ending::Ack)
+        } else if exception.is_instance(RETRY.import(py, "keepq._errors", "Retry")?)? {
+            Ok(Ending::Retry(exception.getattr("delay")?.extract()?))
+        } else if exception.is_instance(REJECT.import(py, "keepq._errors", "Reject")?)? {
+            Ok(Ending::Reject(exception.getattr("reason")?.extract()?))
+        } else {
+            Ok(Ending::Nack)
+        }
+    }
+}
+
+#[pymethods]
+impl Message {
+    /// The body.
+    #[getter]
+    fn body(&self, py: Python<'_>) -> Py<PyBytes> {
+        let make = || PyBytes::new(py, self.delivery().body()).unbind();
+        self.body.get_or_init(py, make).clone_ref(py)
+    }
+
+    /// The identity: 16 hexadecimal digits, the same through all deliveries.
+    #[getter]
+    fn id(&self) -> String {
+        self.delivery().id().to_string()
+    }
+
+    /// The sequence in the topic, from 0.
+    #[getter]
+    fn seq(&self) -> u64 {
+        self.delivery().seq()
+    }
+
+    /// The topic's name.
+    #[getter]
+    fn topic(&self) -> &str {
+        self.delivery().topic()
+    }
+
+    /// The key, or None.
+    #[getter]
+    fn key(&self) -> Option<&str> {
+        self.delivery().key()
+    }
+
+    /// The tag, or None.
+    #[getter]
+    fn tag(&self) -> Option<&str> {
+        self.delivery().tag()
+    }
+
+    /// The headers: a dict of str to bytes.
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, value) in self.delivery().headers() {
+            dict.set_item(name, PyBytes::new(py, value))?;
+        }
+        Ok(dict)
+    }
+
+    /// Which delivery of the message this is, from 1.
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.delivery().attempt()
+    }
+
+    /// When it was sent: an aware datetime in UTC.
+    #[getter]
+    fn sent_at<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDateTime>> {
+        // Exact: a float holds the milliseconds of the next 200,000 years, and datetime rounds to
+        // microseconds.
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = self.delivery().sent_at_ms() as f64 / 1000.0;
+        PyDateTime::from_timestamp(py, seconds, Some(&*PyTzInfo::utc(py)?))
+    }
+
+    /// The name of the producer that sent it, or None.
+    #[getter]
+    fn producer(&self) -> Option<&str> {
+        self.delivery().producer().map(|(name, _)| name)
+    }
+
+    /// Its sequence from that producer, or None.
+    #[getter]
+    fn producer_seq(&self) -> Option<u64> {
+        self.delivery().producer().map(|(_, seq)| seq)
+    }
+
+    /// The receipt: a str with which any process can settle this delivery.
+    #[getter]
+    fn receipt(&self) -> String {
+        self.delivery().receipt().to_string()
+    }
+
+    /// Done: the group does not get it again. flush="sync" makes the ack survive a power cut.
+    /// Raises LeaseLost when the lease had ended.
+    #[pyo3(signature = (*, flush=None))]
+    fn ack(&self, py: Python<'_>, flush: Option<FlushMode>) -> PyResult<()> {
+        self.settle(py, |delivery| match flush {
+            None => delivery.ack(),
+            Some(FlushMode(flush)) => delivery.ack_with(flush),
+        })
+    }
+
+    /// Not done: it is delivered again after delay seconds; None = after the group's back-off, 0 =
+    /// at once.
+    #[pyo3(signature = (delay=None))]
+    fn nack(&self, py: Python<'_>, delay: Option<Seconds>) -> PyResult<()> {
+        self.settle(py, |delivery| delivery.nack(delay.map(|d| d.0)))
+    }
+
+    /// Never again: it becomes a dead letter of the group, with this reason.
+    fn reject(&self, py: Python<'_>, reason: PyBackedStr) -> PyResult<()> {
+        self.settle(py, |delivery| delivery.reject(&reason))
+    }
+
+    /// Keeps it for so many seconds from now on.
+    fn extend(&self, py: Python<'_>, lease: Seconds) -> PyResult<()> {
+        py.detach(|| self.delivery().extend(lease.0)).or_raise(py)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Settles what the block did not: ack, or nack after an exception. keepq.Retry and
+    /// keepq.Reject do what they say, and go no further.
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _exc_type: &Bound<'_, PyAny>,
+        exc: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let ending = Self::ending(py, exc)?;
+        let handled = matches!(ending, Ending::Retry(_) | Ending::Reject(_));
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(handled);
+        }
+        match ending {
+            Ending::Ack => self.settle(py, Delivery::ack),
+            Ending::Retry(delay) => self.settle(py, |d| d.nack(delay.map(|d| d.0))),
+            Ending::Reject(reason) => self.settle(py, |d| d.reject(&reason)),
+            Ending::Nack => {
+                // The exception on its way is what matters; an unsettled lease ends by itself.
+                let _ = self.settle(py, |d| d.nack(None));
+                return Ok(false);
+            }
+        }?;
+        Ok(handled)
+    }
+
+    fn __repr__(&self) -> String {
+        let d = self.delivery();
+        format!(
+            "<keepq.Message {} of {:?}, seq {}, attempt {}>",
+            d.id(),
+            d.topic(),
+            d.seq(),
+            d.attempt()
+        )
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        let Some(delivery) = self.delivery.take() else {
+            return;
+        };
+        if !self.settled.load(Ordering::Acquire) {
+            // Giving it back is an engine call: not under the GIL, if there is still one.
+            Python::try_attach(|py| py.detach(|| drop(delivery)));
+        }
+    }
+}

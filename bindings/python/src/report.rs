@@ -1,0 +1,96 @@
+//! What the engine tells about itself, as the dataclasses of `keepq._types`.
+
+use engine::{GroupStats, RecoveryReport, StoreStats, TopicStats, VerifyReport};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+type Object<'py> = PyResult<Bound<'py, PyAny>>;
+
+/// Calls a class of `keepq._types` with fields by name.
+macro_rules! dataclass {
+    ($py:expr, $class:literal, { $($field:ident: $value:expr),* $(,)? }) => {{
+        let fields = PyDict::new($py);
+        $( fields.set_item(stringify!($field), $value)?; )*
+        $py.import("keepq._types")?.getattr($class)?.call((), Some(&fields))
+    }};
+}
+
+fn tuple<'py, T>(
+    py: Python<'py>,
+    items: &[T],
+    make: impl Fn(Python<'py>, &T) -> Object<'py>,
+) -> Object<'py> {
+    let items = items
+        .iter()
+        .map(|i| make(py, i))
+        .collect::<PyResult<Vec<_>>>()?;
+    Ok(PyTuple::new(py, items)?.into_any())
+}
+
+pub(crate) fn topic<'py>(py: Python<'py>, s: &TopicStats) -> Object<'py> {
+    dataclass!(py, "TopicStats", {
+        name: &s.name,
+        first_seq: s.first_seq,
+        next_seq: s.next_seq,
+        groups: s.groups,
+    })
+}
+
+pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
+    dataclass!(py, "GroupStats", {
+        topic: &s.topic,
+        name: &s.name,
+        ready: s.ready,
+        in_flight: s.in_flight,
+        delayed: s.delayed,
+        lag: s.lag,
+        dead: s.dead,
+        cursor: s.cursor,
+    })
+}
+
+pub(crate) fn store<'py>(py: Python<'py>, s: &StoreStats) -> Object<'py> {
+    dataclass!(py, "StoreStats", {
+        tail: s.tail,
+        durable: s.durable,
+        disk_bytes: s.disk_bytes,
+        segments: s.segments,
+        members: s.members,
+        outstanding: s.outstanding,
+        flushes: s.flushes,
+        topics: tuple(py, &s.topics, topic)?,
+        groups: tuple(py, &s.groups, group)?,
+    })
+}
+
+pub(crate) fn verify<'py>(py: Python<'py>, r: &VerifyReport) -> Object<'py> {
+    let finding = |py: Python<'py>, f: &engine::Finding| {
+        dataclass!(py, "Finding", {
+            file: &f.file,
+            position: f.position,
+            length: f.length,
+            reason: &f.reason,
+            damage: f.damage,
+        })
+    };
+    dataclass!(py, "VerifyReport", {
+        files: r.files,
+        records: r.records,
+        messages: r.messages,
+        bytes: r.bytes,
+        findings: tuple(py, &r.findings, finding)?,
+    })
+}
+
+pub(crate) fn recovery<'py>(py: Python<'py>, r: &RecoveryReport) -> Object<'py> {
+    dataclass!(py, "RecoveryReport", {
+        created: r.created,
+        joined: r.joined,
+        warm: r.warm,
+        records: r.records,
+        cut_bytes: r.cut_bytes,
+        damaged_bytes: r.damaged_bytes,
+        end: r.end,
+        notes: PyTuple::new(py, &r.notes)?,
+    })
+}

@@ -1,0 +1,239 @@
+# Types of the native module. mypy's stubtest compares them with it.
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, final
+
+from ._errors import Error
+from ._types import (
+    Backoff,
+    BytesLike,
+    Duration,
+    Flush,
+    GroupStats,
+    Msg,
+    RecoveryReport,
+    SendStatus,
+    StoreStats,
+    VerifyReport,
+)
+
+__all__ = [
+    "Group",
+    "Message",
+    "Producer",
+    "SendMany",
+    "SendResult",
+    "Store",
+    "Topic",
+    "__version__",
+    "cli_main",
+    "codes",
+    "open",
+]
+
+__version__: str
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    exist_ok: bool = True,
+    flush: Flush | None = ...,
+    mode: int = 0o600,
+    read_only: bool = False,
+    send_timeout: Duration | None = ...,
+    flush_interval: Duration | None = ...,
+    segment_size: int | None = None,
+    ring_size: int | None = None,
+    slots: int | None = None,
+    allow_unsafe_filesystem: bool = False,
+) -> Store: ...
+def cli_main(argv: Sequence[str]) -> int: ...
+def codes() -> dict[int, tuple[str, bool]]: ...
+
+@final
+class Store:
+    @property
+    def path(self) -> Path: ...
+    @property
+    def recovery(self) -> RecoveryReport: ...
+    def topic(
+        self,
+        name: str,
+        *,
+        flush: Flush | None = None,
+        retain: None = None,
+        max_bytes: None = None,
+        max_messages: None = None,
+        when_full: None = None,
+    ) -> Topic: ...
+    def group(
+        self,
+        topic: str,
+        name: str,
+        *,
+        lease: Duration | None = None,
+        max_attempts: int | None = None,
+        ack_flush: Flush | None = None,
+        backoff: Backoff | None = None,
+        start: Literal["earliest", "latest"] | int | None = None,
+        create: bool = True,
+        tags: None = None,
+        ordered: None = None,
+        broadcast: None = None,
+        max_outstanding: None = None,
+    ) -> Group: ...
+    def producer(self, name: str) -> Producer: ...
+    def flush(self, timeout: Duration | None = None) -> None: ...
+    def stats(self) -> StoreStats: ...
+    def verify(self) -> VerifyReport: ...
+    def ack(self, receipt: str) -> None: ...
+    def nack(self, receipt: str, delay: Duration | None = None) -> None: ...
+    def reject(self, receipt: str, reason: str) -> None: ...
+    def extend(self, receipt: str, lease: Duration) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None: ...
+
+@final
+class Topic:
+    @property
+    def name(self) -> str: ...
+    def send(
+        self,
+        body: BytesLike,
+        *,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        order_key: None = None,
+        delay: None = None,
+        at: None = None,
+        ttl: None = None,
+        priority: None = None,
+        dedup_id: None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+    ) -> SendResult: ...
+    def send_many(self, messages: Iterable[BytesLike | Msg]) -> SendMany: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+
+@final
+class Producer:
+    @property
+    def name(self) -> str: ...
+    @property
+    def next_seq(self) -> int: ...
+    def send(
+        self,
+        topic: str | Topic,
+        body: BytesLike,
+        *,
+        seq: int | None = None,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+    ) -> SendResult: ...
+    def send_many(
+        self,
+        topic: str | Topic,
+        messages: Iterable[BytesLike | Msg],
+        *,
+        first: int | None = None,
+    ) -> SendMany: ...
+
+@final
+class SendResult:
+    @property
+    def id(self) -> str: ...
+    @property
+    def seq(self) -> int | None: ...
+    @property
+    def status(self) -> SendStatus: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def duplicate(self) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class SendMany:
+    @property
+    def ok(self) -> list[SendResult]: ...
+    @property
+    def failed(self) -> list[tuple[int, Error]]: ...
+    def __len__(self) -> int: ...
+
+@final
+class Group:
+    @property
+    def name(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    def receive(self, timeout: Duration | None = None, *, detached: bool = False) -> Message: ...
+    def poll(self) -> Message | None: ...
+    def receive_batch(
+        self, max: int, timeout: Duration | None = None, *, detached: bool = False
+    ) -> list[Message]: ...
+    def ack_many(self, messages: Sequence[Message]) -> None: ...
+    def stats(self) -> GroupStats: ...
+    def qsize(self) -> int: ...
+    def close(self) -> None: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None: ...
+
+@final
+class Message:
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def tag(self) -> str | None: ...
+    @property
+    def headers(self) -> dict[str, bytes]: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def sent_at(self) -> datetime: ...
+    @property
+    def producer(self) -> str | None: ...
+    @property
+    def producer_seq(self) -> int | None: ...
+    @property
+    def receipt(self) -> str: ...
+    def ack(self, *, flush: Flush | None = None) -> None: ...
+    def nack(self, delay: Duration | None = None) -> None: ...
+    def reject(self, reason: str) -> None: ...
+    def extend(self, lease: Duration) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> bool: ...

@@ -1,0 +1,158 @@
+"""Plain data: what is given to the queue and what it tells about itself."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from array import array
+    from mmap import mmap
+
+# Any object with a buffer works; the name for that, collections.abc.Buffer, is newer than 3.11.
+BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[float] | mmap"
+# Seconds, or a timedelta.
+Duration: TypeAlias = float | timedelta
+Flush: TypeAlias = Literal["sync", "async"]
+
+
+class SendStatus(enum.Enum):
+    """How a send ended. The names are those of RocketMQ."""
+
+    SEND_OK = "SEND_OK"
+    """Stored as durably as asked."""
+    FLUSH_DISK_TIMEOUT = "FLUSH_DISK_TIMEOUT"
+    """Appended, not yet on disk when the time was over: wait with flush, do not send again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Msg:
+    """A message for send_many, with the options of send."""
+
+    body: BytesLike
+    key: str | None = None
+    tag: str | None = None
+    headers: Mapping[str, BytesLike] | None = None
+    order_key: str | None = None
+    delay: Duration | None = None
+    at: datetime | None = None
+    ttl: Duration | None = None
+    priority: int | None = None
+    dedup_id: str | None = None
+    flush: Flush | None = None
+    timeout: Duration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long a message waits after a failed attempt: first * factor ** (n - 1) seconds, at most
+    max, changed by a random part of at most jitter."""
+
+    first: Duration = 1
+    factor: float = 2
+    max: Duration = 600
+    jitter: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStats:
+    """Counters of a topic."""
+
+    name: str
+    first_seq: int
+    """Sequence of the earliest kept message."""
+    next_seq: int
+    """Sequence the next message gets."""
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStats:
+    """Counters of a group, in messages."""
+
+    topic: str
+    name: str
+    ready: int
+    """Can be received now."""
+    in_flight: int
+    """Leased to a consumer."""
+    delayed: int
+    """Waiting for their back-off to end."""
+    lag: int
+    """Sequences from the cursor to the end of the topic."""
+    dead: int
+    """Dead letters."""
+    cursor: int
+    """Sequence of the next message never looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counters of a store."""
+
+    tail: int
+    """Log position after the last record."""
+    durable: int
+    """Log position below which everything is on disk."""
+    disk_bytes: int
+    segments: int
+    members: int
+    """Processes that have the store open."""
+    outstanding: int
+    """Messages outstanding in all groups."""
+    flushes: int
+    topics: tuple[TopicStats, ...]
+    groups: tuple[GroupStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One defect found by verify."""
+
+    file: str
+    """Relative to the store."""
+    position: int
+    """Byte offset in the file."""
+    length: int
+    """How many bytes; 0 if not known."""
+    reason: str
+    damage: bool
+    """Whether it is damage of what had been durable (else it is only worth knowing)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The result of verify."""
+
+    files: int
+    records: int
+    messages: int
+    bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing that had been durable is damaged."""
+        return not any(finding.damage for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What opening the store found and did."""
+
+    created: bool
+    """The store was made."""
+    joined: bool
+    """Other processes had it open: nothing to recover."""
+    warm: bool
+    """Shared memory of this boot was intact and taken over (else the log was scanned)."""
+    records: int
+    cut_bytes: int
+    """Bytes of an unfinished tail that were cut: never confirmed durable."""
+    damaged_bytes: int
+    end: int
+    notes: tuple[str, ...]
+    """One sentence per finding."""

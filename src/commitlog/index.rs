@@ -1,0 +1,287 @@
+//! From a topic's sequence to a log position.
+//!
+//! The messages of the active segment, and of a sealed one without a sidecar yet, are indexed in
+//! two regions of shared memory: per topic a chain of blocks of 62 offsets. Older segments have
+//! sidecars. An index is read without lock E; what was read counts only if neither region changed
+//! its segment and no transaction was rolled back meanwhile, and only entries below `PUBLISHED`
+//! are taken, so an appender that dies in its transaction can neither add nor hide a message.
+
+use super::append::region_of;
+use super::{HEADER_SPAN, Log};
+use crate::error::Result;
+use crate::shm::control::{
+    BLOCK_ENTRIES, G_ACTIVE, R_BASE, REGIONS, T_FIRST, T_INDEX, T_INDEX_SIZE, T_NEXT, W_PUBLISHED,
+    W_ROLLBACKS, X_BLOCKS, X_MIN_REF, X_NUMBER,
+};
+use crate::shm::{Ctl, Tx};
+
+/// Messages of a topic in order: (sequence, LSN). Complete from the sequence asked for up to the
+/// last one listed: none in between is missing.
+pub(crate) type Candidates = Vec<(u64, u64)>;
+
+/// How often an index that changes is read again before the lock is asked who changes it.
+const TRIES: u32 = 1000;
+
+/// Follows a chain of index blocks.
+pub(crate) struct Walk {
+    region: usize,
+    block: u32,
+    at: u64,
+}
+
+impl Walk {
+    /// From the chain word of a topic: first block << 32 | last block.
+    pub(crate) fn new(_ctl: &Ctl, region: usize, chain: u64) -> Self {
+        Self {
+            region,
+            block: u32::try_from(chain >> 32).unwrap_or(u32::MAX),
+            at: 0,
+        }
+    }
+
+    /// The next entry's offset in the segment, bytes.
+    pub(crate) fn next(&mut self, ctl: &Ctl) -> Option<u64> {
+        if self.at == BLOCK_ENTRIES {
+            self.skip_block(ctl)?;
+        }
+        if self.block >= ctl.layout.geometry.blocks {
+            return None;
+        }
+        let (word, shift) = entry_place(self.at);
+        self.at += 1;
+        let packed = ctl.load(ctl.layout.block(self.region, self.block, word));
+        Some(((packed >> shift) & 0xffff_ffff) * 16)
+    }
+
+    /// Passes over entries, whole blocks at a time.
+    fn skip(&mut self, ctl: &Ctl, mut entries: u64) -> Option<()> {
+        while entries >= BLOCK_ENTRIES {
+            self.skip_block(ctl)?;
+            entries -= BLOCK_ENTRIES;
+        }
+        self.at = entries;
+        Some(())
+    }
+
+    fn skip_block(&mut self, ctl: &Ctl) -> Option<()> {
+        if self.block >= ctl.layout.geometry.blocks {
+            return None;
+        }
+        let next = ctl.load(ctl.layout.block(self.region, self.block, 0));
+        self.block = u32::try_from(next).ok()?;
+        self.at = 0;
+        Some(())
+    }
+}
+
+/// Word and shift of an entry in its block.
+#[inline]
+const fn entry_place(at: u64) -> (usize, u32) {
+    // At most 62 entries.
+    #[allow(clippy::cast_possible_truncation)]
+    (8 + (at as usize / 2) * 8, (at as u32 % 2) * 32)
+}
+
+impl Log {
+    /// Enters a message that was just appended at `lsn` into the index of the active segment.
+    /// [`Log::reserve`] made room for it.
+    #[inline]
+    pub(crate) fn index(&self, tx: &mut Tx<'_>, topic: u32, seq: u64, lsn: u64) {
+        let layout = &self.ctl.layout;
+        let active = tx.global(G_ACTIVE);
+        let region = region_of(active);
+        let base = tx.get(layout.recent(active, R_BASE));
+        let at = |word: usize| layout.topic(topic, T_INDEX + region * T_INDEX_SIZE + word * 8);
+        let mut count = if tx.get(at(0)) == active {
+            tx.get(at(2))
+        } else {
+            0
+        };
+        let mut chain = tx.get(at(3));
+        if count == 0 {
+            tx.set(at(0), active);
+            tx.set(at(1), seq);
+        }
+        if count % BLOCK_ENTRIES == 0 {
+            let used = layout.region(region, X_BLOCKS);
+            let block = tx.get(used) & 0xffff_ffff;
+            tx.set(used, block + 1);
+            if count == 0 {
+                chain = block << 32 | block;
+            } else {
+                let last = crate::shm::lock::low_half(chain);
+                tx.set(layout.block(region, last, 0), block);
+                chain = chain & !0xffff_ffff | block;
+            }
+            tx.set(at(3), chain);
+        }
+        let (word, shift) = entry_place(count % BLOCK_ENTRIES);
+        let place = layout.block(region, crate::shm::lock::low_half(chain), word);
+        let offset = ((lsn - base) / 16) & 0xffff_ffff;
+        tx.set(
+            place,
+            tx.get(place) & !(0xffff_ffff << shift) | offset << shift,
+        );
+        count += 1;
+        tx.set(at(2), count);
+    }
+
+    /// Notes that a record of the active segment refers to an older LSN.
+    pub(crate) fn note_reference(&self, tx: &mut Tx<'_>, lsn: u64) {
+        let at = self
+            .ctl
+            .layout
+            .region(region_of(tx.global(G_ACTIVE)), X_MIN_REF);
+        if lsn < tx.get(at) {
+            tx.set(at, lsn);
+        }
+    }
+
+    /// Up to `max` messages of a topic from sequence `from` on.
+    pub(crate) fn candidates(&self, topic: u32, from: u64, max: usize) -> Result<Candidates> {
+        let ctl = &self.ctl;
+        let mut tries = 0;
+        loop {
+            let rollbacks = ctl.load(W_ROLLBACKS);
+            let numbers = self.region_numbers();
+            let published = ctl.load(W_PUBLISHED);
+            let next = ctl.load(ctl.layout.topic(topic, T_NEXT));
+            let first = ctl.load(ctl.layout.topic(topic, T_FIRST));
+            let from = from.max(first);
+            let mut found = Vec::new();
+            if from < next {
+                self.collect(topic, from, max, published, &mut found)?;
+            }
+            if numbers == self.region_numbers()
+                && rollbacks == ctl.load(W_ROLLBACKS)
+                && rollbacks % 2 == 0
+            {
+                return Ok(found);
+            }
+            tries += 1;
+            if tries % TRIES == 0 {
+                self.check_rollbacks()?;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Waits for whoever rolls back, or takes over from him if he is dead.
+    #[cold]
+    fn check_rollbacks(&self) -> Result<()> {
+        let ctl = &self.ctl;
+        let _tx = ctl.begin(ctl.patience())?;
+        if ctl.load(W_ROLLBACKS) % 2 == 0 {
+            return Ok(());
+        }
+        Err(ctl.damaged("a rollback goes on that nobody does"))
+    }
+
+    fn region_numbers(&self) -> [u64; REGIONS + 1] {
+        let ctl = &self.ctl;
+        [
+            ctl.load(ctl.layout.region(0, X_NUMBER)),
+            ctl.load(ctl.layout.region(1, X_NUMBER)),
+            ctl.global(G_ACTIVE),
+        ]
+    }
+
+    fn collect(
+        &self,
+        topic: u32,
+        from: u64,
+        max: usize,
+        published: u64,
+        found: &mut Candidates,
+    ) -> Result<()> {
+        let ctl = &self.ctl;
+        let mut regions: Vec<(u64, usize)> = (0..REGIONS)
+            .map(|r| (ctl.load(ctl.layout.region(r, X_NUMBER)), r))
+            .filter(|(number, _)| *number != 0)
+            .collect();
+        regions.sort_unstable();
+        let in_memory = regions
+            .iter()
+            .filter_map(|&(number, region)| {
+                let at = |w: usize| {
+                    ctl.layout
+                        .topic(topic, T_INDEX + region * T_INDEX_SIZE + w * 8)
+                };
+                (ctl.load(at(0)) == number).then(|| ctl.load(at(1)))
+            })
+            .min();
+        if in_memory.is_none_or(|first| from < first) {
+            let below = regions.first().map_or(u64::MAX, |(number, _)| *number);
+            self.collect_sealed(topic, from, max, below, found)?;
+        }
+        for (number, region) in regions {
+            if found.len() >= max {
+                break;
+            }
+            let from = found.last().map_or(from, |(seq, _)| seq + 1);
+            self.collect_region(topic, from, max, published, (number, region), found);
+        }
+        Ok(())
+    }
+
+    fn collect_sealed(
+        &self,
+        topic: u32,
+        mut from: u64,
+        max: usize,
+        below: u64,
+        found: &mut Candidates,
+    ) -> Result<()> {
+        for segment in self.sealed_with(topic, from, below)? {
+            let sidecar = self.sidecar(&segment)?;
+            while found.len() < max {
+                let Some((seq, lsn)) = sidecar.at_or_after(topic, from) else {
+                    break;
+                };
+                found.push((seq, lsn));
+                from = seq + 1;
+            }
+            if found.len() >= max {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect_region(
+        &self,
+        topic: u32,
+        from: u64,
+        max: usize,
+        published: u64,
+        (number, region): (u64, usize),
+        found: &mut Candidates,
+    ) {
+        let ctl = &self.ctl;
+        let at = |w: usize| {
+            ctl.layout
+                .topic(topic, T_INDEX + region * T_INDEX_SIZE + w * 8)
+        };
+        if ctl.load(at(0)) != number {
+            return;
+        }
+        let base = ctl.load(ctl.layout.recent(number, R_BASE));
+        let (first, count) = (ctl.load(at(1)), ctl.load(at(2)));
+        let skip = from.saturating_sub(first);
+        if skip >= count {
+            return;
+        }
+        let mut walk = Walk::new(ctl, region, ctl.load(at(3)));
+        if walk.skip(ctl, skip).is_none() {
+            return;
+        }
+        for i in skip..count {
+            let Some(offset) = walk.next(ctl) else { return };
+            let lsn = base + offset;
+            if offset < HEADER_SPAN || lsn >= published || found.len() >= max {
+                return;
+            }
+            found.push((first + i, lsn));
+        }
+    }
+}

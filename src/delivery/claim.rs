@@ -1,0 +1,294 @@
+//! Handing messages out: first those that are ready again, then new ones at the group's cursor.
+//!
+//! Invariant 10: every sequence below the cursor is settled or has exactly one slot; none at or
+//! above it has one. So claiming a new message is: take a slot, move the cursor past it.
+
+use super::slot::{self, Head, Owner, State};
+use super::{bury, putback, registry, settle};
+use crate::commitlog::Log;
+use crate::commitlog::index::Candidates;
+use crate::error::{Code, Error, Result};
+use crate::shm::control::{
+    G_LEASES, G_OUTSTANDING, P_CURSOR, P_LEASE_MS, P_LEASED, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
+    P_MAX_OUTSTANDING, P_READY, P_TOPIC, P_WAITING, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT,
+    TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
+};
+use crate::shm::{Tx, member};
+
+/// A message that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) seq: u64,
+    pub(crate) lsn: u64,
+    /// From 1.
+    pub(crate) attempt: u32,
+}
+
+/// What a try to claim came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// This many were handed out, perhaps none.
+    Messages(usize),
+    /// This slot's message has used up its attempts: dead-letter it and try again.
+    Exhausted(u32),
+}
+
+/// What to claim.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) group: u32,
+    pub(crate) max: usize,
+    /// The leases do not end with this process.
+    pub(crate) detached: bool,
+}
+
+/// Most messages of one transaction: each changes up to 18 words.
+const MOST: usize = 192;
+/// Slots that every group can use whatever the others hold.
+const GUARANTEED: u64 = 16;
+
+/// Whether a claim could find something now, as read without the lock: a hint.
+pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
+    let ctl = &log.ctl;
+    if ctl.load(ctl.layout.group(group, P_READY)) > 0 {
+        return true;
+    }
+    let cursor = ctl.load(ctl.layout.group(group, P_CURSOR));
+    if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) {
+        return false;
+    }
+    let sync = ctl.load(ctl.layout.topic(topic, T_FLAGS)) & TOPIC_SYNC != 0;
+    let visible = ctl.load(if sync { W_DURABLE } else { W_PUBLISHED });
+    match log.candidates(topic, cursor, 1) {
+        Ok(found) => found.first().is_some_and(|(_, lsn)| *lsn < visible),
+        // The claim will meet the error and report it.
+        Err(_) => true,
+    }
+}
+
+/// Claims up to `wanted.max` messages. `candidates` are those from the cursor on as looked up
+/// without the lock: complete from their first sequence asked for to their last.
+pub(crate) fn claim(
+    log: &Log,
+    wanted: Wanted,
+    candidates: &Candidates,
+    asked_from: u64,
+    out: &mut Vec<Claim>,
+) -> Result<Claimed> {
+    let ctl = &log.ctl;
+    let now = ctl.host.boottime_ms();
+    let mut tx = ctl.begin(ctl.patience())?;
+    putback::expire_due(log, &mut tx, now)?;
+    if let Some(lost) = report_loss(log, &mut tx, wanted.group)? {
+        tx.commit();
+        return Err(lost);
+    }
+    let before = out.len();
+    let max = wanted.max.min(MOST);
+    while out.len() - before < max {
+        let Some(slot) = slot::ready_first(&tx, wanted.group)? else {
+            break;
+        };
+        let head = slot::head(&tx, slot)?;
+        if exhausted(&tx, wanted.group, head) {
+            if out.len() > before {
+                break;
+            }
+            tx.commit();
+            return Ok(Claimed::Exhausted(slot));
+        }
+        slot::ready_pop(&mut tx, wanted.group)?;
+        out.push(lease(&mut tx, wanted, slot, head, now)?);
+    }
+    claim_new(
+        log,
+        &mut tx,
+        wanted,
+        (candidates, asked_from),
+        max - (out.len() - before),
+        out,
+    )?;
+    let handed_out = out.len() - before;
+    tx.commit();
+    Ok(Claimed::Messages(handed_out))
+}
+
+/// Whether this delivery would be one too many.
+fn exhausted(tx: &Tx<'_>, group: u32, head: Head) -> bool {
+    u64::from(head.attempts) >= tx.get(tx.ctl.layout.group(group, P_MAX_ATTEMPTS))
+        && bury::has_dead_letters(tx.ctl, group)
+}
+
+fn claim_new(
+    log: &Log,
+    tx: &mut Tx<'_>,
+    wanted: Wanted,
+    (candidates, asked_from): (&Candidates, u64),
+    mut room: usize,
+    out: &mut Vec<Claim>,
+) -> Result<()> {
+    let ctl = &log.ctl;
+    let layout = ctl.layout;
+    let cursor_at = layout.group(wanted.group, P_CURSOR);
+    let mut cursor = tx.get(cursor_at);
+    if asked_from > cursor {
+        // The cursor was set back meanwhile: these candidates would skip messages.
+        return Ok(());
+    }
+    let topic = topic_of(tx, wanted.group)?;
+    let visible = visible_end(tx, topic);
+    let now = ctl.host.boottime_ms();
+    for &(seq, lsn) in candidates {
+        if seq < cursor {
+            continue;
+        }
+        if room == 0 || lsn >= visible || !may_take_slot(tx, wanted.group) {
+            break;
+        }
+        let Some(slot) = slot::allocate(tx)? else {
+            break;
+        };
+        tx.set(layout.slot(slot, S_SEQ), seq);
+        tx.set(layout.slot(slot, S_LSN), lsn);
+        tx.set(layout.slot(slot, S_KEY), 0);
+        cursor = seq + 1;
+        tx.set(cursor_at, cursor);
+        let head = slot::head(tx, slot)?;
+        out.push(lease(
+            tx,
+            wanted,
+            slot,
+            Head {
+                attempts: 0,
+                crashes: 0,
+                ..head
+            },
+            now,
+        )?);
+        room -= 1;
+    }
+    Ok(())
+}
+
+/// Where the messages end that may be delivered now: in a sync topic at the durable watermark.
+pub(crate) fn visible_end(tx: &Tx<'_>, topic: u32) -> u64 {
+    let sync = tx.get(tx.ctl.layout.topic(topic, T_FLAGS)) & TOPIC_SYNC != 0;
+    let word = if sync && !broken!(VisibleBeforeWatermark) {
+        W_DURABLE
+    } else {
+        W_PUBLISHED
+    };
+    tx.get(word)
+}
+
+/// The topic of a group, checked.
+pub(crate) fn topic_of(tx: &Tx<'_>, group: u32) -> Result<u32> {
+    let topic = tx.get(tx.ctl.layout.group(group, P_TOPIC));
+    u32::try_from(topic)
+        .ok()
+        .filter(|&topic| topic < registry::topics(tx.ctl))
+        .ok_or_else(|| tx.ctl.damaged("a group belongs to no topic"))
+}
+
+/// Backpressure: a group at its cap, or above its guaranteed share with the table nearly full.
+fn may_take_slot(tx: &Tx<'_>, group: u32) -> bool {
+    let layout = &tx.ctl.layout;
+    let word = |w| tx.get(layout.group(group, w));
+    let held = word(P_READY) + word(P_LEASED) + word(P_WAITING);
+    let free = u64::from(layout.geometry.slots).saturating_sub(tx.global(G_OUTSTANDING));
+    let kept_back = GUARANTEED * u64::from(registry::groups(tx.ctl));
+    held < word(P_MAX_OUTSTANDING) && (held < GUARANTEED || free > kept_back)
+}
+
+fn lease(tx: &mut Tx<'_>, wanted: Wanted, slot: u32, head: Head, now: u64) -> Result<Claim> {
+    let layout = tx.ctl.layout;
+    let generation = crate::shm::lock::low_half(tx.global(G_LEASES).wrapping_add(1));
+    if broken!(GenerationNotBumped) {
+        slot::set_head(
+            tx,
+            slot,
+            Head {
+                generation: head.generation,
+                ..head
+            },
+        );
+    } else {
+        tx.set_global(G_LEASES, u64::from(generation));
+    }
+    let generation = if broken!(GenerationNotBumped) {
+        head.generation
+    } else {
+        generation
+    };
+    let attempts = head.attempts.saturating_add(1);
+    slot::set_head(
+        tx,
+        slot,
+        Head {
+            generation,
+            attempts,
+            crashes: head.crashes,
+            state: State::Leased,
+        },
+    );
+    let me = tx.ctl.me();
+    let owner = (!wanted.detached).then(|| (me, member::generation(tx.ctl, me)));
+    tx.set(
+        layout.slot(slot, S_OWNER),
+        Owner {
+            group: wanted.group,
+            member: owner,
+        }
+        .pack(),
+    );
+    let until = now.saturating_add(tx.get(layout.group(wanted.group, P_LEASE_MS)));
+    slot::wheel_insert(tx, slot, until)?;
+    slot::count(tx, wanted.group, State::Leased);
+    let (seq, lsn) = slot::message(tx, slot);
+    Ok(Claim {
+        slot,
+        generation,
+        seq,
+        lsn,
+        attempt: u32::from(attempts),
+    })
+}
+
+/// Raises, once, that messages of the group's topic were lost through damage.
+fn report_loss(log: &Log, tx: &mut Tx<'_>, group: u32) -> Result<Option<Error>> {
+    let layout = log.ctl.layout;
+    let (first_at, count_at) = (
+        layout.group(group, P_LOST),
+        layout.group(group, P_LOST_COUNT),
+    );
+    let count = tx.get(count_at);
+    if count == 0 {
+        return Ok(None);
+    }
+    let first = tx.get(first_at);
+    let lost = settle::lost_draft(group, first, count);
+    let mut record = lost.bytes;
+    let need = crate::commitlog::append::Need::new(
+        record.len(),
+        0,
+        crate::commitlog::append::Purpose::Settle,
+    );
+    if log.reserve(tx, need)?.is_err() {
+        // No room to note it just now: the next receive reports it.
+        return Ok(None);
+    }
+    log.append(tx, &mut record, 0);
+    tx.set(count_at, 0);
+    let topic = topic_of(tx, group)?;
+    let name = registry::topic_name(tx.ctl, topic)?;
+    Ok(Some(Error::new(
+        Code::Corrupt,
+        format!(
+            "{count} messages of topic {name} were lost through damage of the disk, the first with \
+             sequence {first}; they count as settled. Run keepq verify for where. Receiving \
+             goes on"
+        ),
+    )))
+}

@@ -1,0 +1,163 @@
+//! Reading a message that was claimed: through batches, releases and chunks, to its body.
+
+use crate::commitlog::Log;
+use crate::commitlog::read::{ReadAhead, Stored};
+use crate::error::{Code, Error, Result};
+use crate::format::Bad;
+use crate::format::message::Meta;
+use crate::format::payload::{self, Release};
+use crate::format::record::Kind;
+use crate::options::limits;
+
+/// A message as the log holds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// Its identity: the LSN of its first record.
+    pub(crate) id: u64,
+    pub(crate) body: Vec<u8>,
+    pub(crate) sent_at_ms: u64,
+    pub(crate) key: Option<String>,
+    pub(crate) tag: Option<String>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) producer: Option<(String, u64)>,
+}
+
+/// One part of a record: a record of its own, or one inside a batch.
+struct Part<'a> {
+    kind: Kind,
+    lsn: u64,
+    ext: &'a [u8],
+    body: &'a [u8],
+}
+
+/// Reads the message with this sequence of this stream, which the index places at `lsn`.
+pub(crate) fn fetch(
+    log: &Log,
+    stream: u32,
+    seq: u64,
+    lsn: u64,
+    ahead: &mut ReadAhead,
+) -> Result<Fetched> {
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    if part.kind != Kind::Release {
+        return message(log, &part, ahead);
+    }
+    let release = Release::decode(part.body).map_err(|bad| wrong(log, lsn, bad))?;
+    if release.origin_lsn >= lsn {
+        return Err(wrong(log, lsn, Bad::Value));
+    }
+    // The origin may itself be a release (a dead letter that was released again): bounded steps.
+    let mut next = release;
+    for _ in 0..16 {
+        let mut elsewhere = ReadAhead::default();
+        let at = next.origin_lsn;
+        let stored = log.read(at, &mut elsewhere)?;
+        let part = find_part(&stored, next.source_stream, next.source_seq)
+            .map_err(|bad| wrong(log, at, bad))?;
+        if part.kind != Kind::Release {
+            return message(log, &part, &mut elsewhere);
+        }
+        next = Release::decode(part.body).map_err(|bad| wrong(log, at, bad))?;
+        if next.origin_lsn >= at {
+            return Err(wrong(log, at, Bad::Value));
+        }
+    }
+    Err(wrong(log, lsn, Bad::Value))
+}
+
+fn wrong(log: &Log, lsn: u64, bad: Bad) -> Error {
+    Error::new(
+        Code::Corrupt,
+        format!("the record at {lsn:#x} of the log is not the message it should be: {bad}"),
+    )
+    .at_path(log.dir.display(crate::commitlog::LOG_DIR))
+    .at_position(lsn)
+}
+
+/// Finds the part that has this place in this stream.
+fn find_part(stored: &Stored, stream: u32, seq: u64) -> Result<Part<'_>, Bad> {
+    let header = &stored.header;
+    match header.kind()? {
+        Some(kind @ (Kind::Msg | Kind::Release)) => {
+            if header.stream != stream || header.seq != seq {
+                return Err(Bad::Value);
+            }
+            Ok(Part {
+                kind,
+                lsn: stored.lsn,
+                ext: stored.ext(),
+                body: stored.body(),
+            })
+        }
+        Some(Kind::Batch) => {
+            for sub in payload::iter(stored.body()) {
+                let sub = sub?;
+                let Some(kind @ (Kind::Msg | Kind::Release)) = sub.kind()? else {
+                    continue;
+                };
+                if sub.stream == stream && sub.seq == seq {
+                    let lsn = stored.lsn + sub.offset as u64;
+                    return Ok(Part {
+                        kind,
+                        lsn,
+                        ext: sub.ext,
+                        body: sub.body,
+                    });
+                }
+            }
+            Err(Bad::Value)
+        }
+        _ => Err(Bad::Kind),
+    }
+}
+
+fn message(log: &Log, part: &Part<'_>, ahead: &mut ReadAhead) -> Result<Fetched> {
+    let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
+    let (id, body) = match meta.chunks {
+        None => (part.lsn, part.body.to_vec()),
+        Some(chunks) => {
+            let len = usize::try_from(chunks.body_len).unwrap_or(usize::MAX);
+            let count = chunks.count as usize;
+            if len > 4 * limits::BODY || part.body.len() != count * 8 {
+                return Err(wrong(log, part.lsn, Bad::Length));
+            }
+            (chunks.first_lsn, assemble(log, part, len, ahead)?)
+        }
+    };
+    Ok(Fetched {
+        id,
+        body,
+        sent_at_ms: meta.sent_at_ms,
+        key: meta.key.map(str::to_owned),
+        tag: meta.tag.map(str::to_owned),
+        headers: meta
+            .headers
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), v.to_vec()))
+            .collect(),
+        producer: meta.producer.map(|(name, seq)| (name.to_owned(), seq)),
+    })
+}
+
+/// Joins the chunks whose LSNs the message's record lists.
+fn assemble(log: &Log, part: &Part<'_>, len: usize, ahead: &mut ReadAhead) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    for word in part.body.chunks_exact(8) {
+        let lsn = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        if lsn >= part.lsn {
+            return Err(wrong(log, part.lsn, Bad::Value));
+        }
+        let chunk = log.read(lsn, ahead)?;
+        if chunk.header.kind().ok().flatten() != Some(Kind::Chunk)
+            || body.len() + chunk.body().len() > len
+        {
+            return Err(wrong(log, lsn, Bad::Value));
+        }
+        body.extend_from_slice(chunk.body());
+    }
+    if body.len() != len {
+        return Err(wrong(log, part.lsn, Bad::Length));
+    }
+    Ok(body)
+}

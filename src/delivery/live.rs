@@ -1,0 +1,105 @@
+//! The lowest log position that anybody still needs, for reclaim.
+
+use super::registry;
+use super::slot::State;
+use crate::commitlog::Log;
+use crate::error::Result;
+use crate::shm::control::{G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, T_FIRST, T_GROUP, T_NEXT, T_STATE};
+
+/// The lowest LSN of any outstanding message and of the first unread message of any group or of a
+/// topic without groups; and where the log ended when it was found.
+///
+/// Read without the lock, in an order that is safe: the log's end first. What is claimed later
+/// lies at or above a cursor that was read; what is settled later only makes it too low.
+pub(crate) fn lowest_live(log: &Log) -> Result<(u64, u64)> {
+    let ctl = &log.ctl;
+    let as_of = log.tail();
+    let mut lowest = as_of;
+    for topic in 0..registry::topics(ctl) {
+        let word = |w| ctl.load(ctl.layout.topic(topic, w));
+        if word(T_STATE) == 0 {
+            continue;
+        }
+        let from = match lowest_cursor(log, topic) {
+            Some(cursor) => cursor,
+            // Without a group, everything is kept.
+            None => word(T_FIRST),
+        };
+        if from < word(T_NEXT) {
+            if let Some((_, lsn)) = log.candidates(topic, from, 1)?.first() {
+                lowest = lowest.min(*lsn);
+            }
+        }
+    }
+    let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
+    for slot in 0..top {
+        let state = ctl.load(ctl.layout.slot(slot, S_HEAD)) & 0xff;
+        if state != State::Free as u64 {
+            lowest = lowest.min(ctl.load(ctl.layout.slot(slot, S_LSN)));
+        }
+    }
+    Ok((lowest, as_of))
+}
+
+fn lowest_cursor(log: &Log, topic: u32) -> Option<u64> {
+    let ctl = &log.ctl;
+    let has_groups = ctl.load(ctl.layout.topic(topic, T_GROUP)) != 0;
+    has_groups.then_some(())?;
+    (0..registry::groups(ctl))
+        .filter(|&g| {
+            ctl.load(ctl.layout.group(g, crate::shm::control::P_TOPIC)) == u64::from(topic)
+                && ctl.load(ctl.layout.group(g, crate::shm::control::P_STATE)) == 1
+        })
+        .map(|g| ctl.load(ctl.layout.group(g, P_CURSOR)))
+        .min()
+}
+
+/// Moves the first kept sequence of every topic past what lies below `lsn`, before those segments
+/// go: groups made from now on start behind them.
+pub(crate) fn advance_first(log: &Log, lsn: u64) -> Result<()> {
+    let ctl = &log.ctl;
+    for topic in 0..registry::topics(ctl) {
+        let at = ctl.layout.topic(topic, T_FIRST);
+        let (mut first, next) = (ctl.load(at), ctl.load(ctl.layout.topic(topic, T_NEXT)));
+        let before = first;
+        while first < next {
+            let some = log.candidates(topic, first, 512)?;
+            let Some(&(last, last_lsn)) = some.last() else {
+                break;
+            };
+            if last_lsn < lsn {
+                first = last + 1;
+                continue;
+            }
+            let kept = some
+                .iter()
+                .find(|(_, at)| *at >= lsn)
+                .map_or(first, |(seq, _)| *seq);
+            first = kept;
+            break;
+        }
+        if first > before {
+            let mut tx = ctl.begin(ctl.patience())?;
+            if tx.get(at) < first {
+                tx.set(at, first);
+            }
+            tx.commit();
+        }
+    }
+    Ok(())
+}
+
+/// Number of segments and bytes of all files of the log.
+pub(crate) fn disk_use(log: &Log) -> Result<(u64, u64)> {
+    let mut numbers = std::collections::BTreeSet::new();
+    let mut bytes = 0;
+    for name in log.dir.list(crate::commitlog::LOG_DIR)? {
+        if let Some(stat) = log.dir.try_stat(&Log::path(&name))? {
+            bytes += stat.allocated;
+        }
+        if let Some(n) = crate::format::segment::parse_file_name(&name) {
+            numbers.insert(n.number);
+        }
+    }
+    Ok((numbers.len() as u64, bytes))
+}

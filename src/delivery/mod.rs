@@ -1,0 +1,24 @@
+//! Who gets which message, and what became of it: topics, groups, leases, settlements.
+//!
+//! All of it is state in shared memory, changed under lock E, and every change that must outlive
+//! the processes is a record of the commit log in the same transaction.
+//!
+//! - [`registry`] names topics, groups and producers.
+//! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
+//! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
+//! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
+//!   back-offs; [`bury`] makes dead letters.
+//! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
+//!   [`progress`] for each group.
+
+pub(crate) mod bury;
+pub(crate) mod claim;
+pub(crate) mod fetch;
+pub(crate) mod live;
+pub(crate) mod progress;
+pub(crate) mod putback;
+pub(crate) mod registry;
+pub(crate) mod replay;
+pub(crate) mod settle;
+pub(crate) mod slot;
+pub(crate) mod snapshot;

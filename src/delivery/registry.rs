@@ -1,0 +1,422 @@
+//! Topics, groups and producers by name.
+//!
+//! Ids are indexes into the tables of shared memory and into the log's records; they are never
+//! given to another name. Creating one is a CONFIG (or PRODUCER) record in the same transaction.
+
+use crate::commitlog::Log;
+use crate::commitlog::append::{Need, Purpose};
+use crate::error::{Code, Error, Result};
+use crate::format::payload::{Config, GroupConfig, ProducerOpen};
+use crate::format::record::{Draft, Kind};
+use crate::shm::control::{
+    D_EPOCH, D_HASH, D_NAME, D_NAME_LEN, D_NEXT, D_STATE, G_GROUPS, G_PRODUCERS, G_TOPICS,
+    P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_FLAGS, P_GENERATION, P_HASH,
+    P_LEASE_MS, P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_START, P_STATE,
+    P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN, T_NEXT, T_STATE,
+};
+use crate::shm::{Ctl, Tx};
+
+/// The hash names are found by. Not part of the disk format.
+pub(crate) fn hash_name(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Reads a name out of shared memory; `None` if it is not one.
+pub(crate) fn read_name(ctl: &Ctl, at: usize, len_at: usize) -> Option<String> {
+    let len = usize::try_from(ctl.load(len_at))
+        .ok()
+        .filter(|&len| len <= 255)?;
+    let mut bytes = vec![0; len];
+    ctl.arena.copy_out(at, &mut bytes).then_some(())?;
+    String::from_utf8(bytes).ok()
+}
+
+pub(crate) fn write_name(tx: &mut Tx<'_>, at: usize, len_at: usize, name: &str) {
+    tx.set(len_at, name.len() as u64);
+    for (i, chunk) in name.as_bytes().chunks(8).enumerate() {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        tx.set(at + i * 8, u64::from_le_bytes(word));
+    }
+}
+
+/// The number of entries of a table, bounded by its size.
+pub(crate) fn table_len(ctl: &Ctl, count: usize, most: u32) -> u32 {
+    u32::try_from(ctl.global(count)).unwrap_or(most).min(most)
+}
+
+/// Number of topics.
+pub(crate) fn topics(ctl: &Ctl) -> u32 {
+    table_len(ctl, G_TOPICS, ctl.layout.geometry.topics)
+}
+
+/// Number of groups.
+pub(crate) fn groups(ctl: &Ctl) -> u32 {
+    table_len(ctl, G_GROUPS, ctl.layout.geometry.groups)
+}
+
+/// Number of producers.
+pub(crate) fn producers(ctl: &Ctl) -> u32 {
+    table_len(ctl, G_PRODUCERS, ctl.layout.geometry.producers)
+}
+
+/// The name of a topic.
+pub(crate) fn topic_name(ctl: &Ctl, id: u32) -> Result<String> {
+    read_name(
+        ctl,
+        ctl.layout.topic(id, T_NAME),
+        ctl.layout.topic(id, T_NAME_LEN),
+    )
+    .ok_or_else(|| ctl.damaged("a topic's name"))
+}
+
+/// The name of a group.
+pub(crate) fn group_name(ctl: &Ctl, id: u32) -> Result<String> {
+    read_name(
+        ctl,
+        ctl.layout.group(id, P_NAME),
+        ctl.layout.group(id, P_NAME_LEN),
+    )
+    .ok_or_else(|| ctl.damaged("a group's name"))
+}
+
+/// Finds a topic. Lock E is held, or the caller may miss one that is being made.
+pub(crate) fn find_topic(ctl: &Ctl, name: &str) -> Option<u32> {
+    let hash = hash_name(name);
+    (0..topics(ctl)).find(|&id| {
+        ctl.load(ctl.layout.topic(id, T_STATE)) == 1
+            && ctl.load(ctl.layout.topic(id, T_HASH)) == hash
+            && topic_name(ctl, id).is_ok_and(|n| n == name)
+    })
+}
+
+/// Finds a group of a topic. Lock E is held.
+pub(crate) fn find_group(ctl: &Ctl, topic: u32, name: &str) -> Option<u32> {
+    let hash = hash_name(name);
+    (0..groups(ctl)).find(|&id| {
+        ctl.load(ctl.layout.group(id, P_STATE)) == 1
+            && ctl.load(ctl.layout.group(id, P_TOPIC)) == u64::from(topic)
+            && ctl.load(ctl.layout.group(id, P_HASH)) == hash
+            && group_name(ctl, id).is_ok_and(|n| n == name)
+    })
+}
+
+/// Finds a producer. Lock E is held.
+pub(crate) fn find_producer(ctl: &Ctl, name: &str) -> Option<u32> {
+    let hash = hash_name(name);
+    (0..producers(ctl)).find(|&id| {
+        let at = |word| ctl.layout.producer(id, word);
+        ctl.load(at(D_STATE)) == 1
+            && ctl.load(at(D_HASH)) == hash
+            && read_name(ctl, at(D_NAME), at(D_NAME_LEN)).is_some_and(|n| n == name)
+    })
+}
+
+/// A table of the store is full.
+fn too_many(what: &str, most: u32, advice: &str) -> Error {
+    Error::new(
+        Code::LimitExceeded,
+        format!("the store has {most} {what}, the most it was made for; {advice}"),
+    )
+}
+
+/// Makes a topic, unless it is there. `flags`: `TOPIC_SYNC`.
+pub(crate) fn create_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Result<u32> {
+    let tx = log.ctl.begin(deadline)?;
+    let found = find_topic(&log.ctl, name);
+    drop(tx);
+    if let Some(id) = found {
+        return Ok(id);
+    }
+    let draft = |id| {
+        let flags = u32::try_from(flags).unwrap_or(0);
+        let config = Config::TopicCreate {
+            id,
+            name: name.to_owned(),
+            flags,
+            first_seq: 0,
+        };
+        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
+    };
+    // Dead letters must find a place on a full disk, too.
+    let purpose = if crate::format::name::is_internal(name) {
+        Purpose::Settle
+    } else {
+        Purpose::Send
+    };
+    let need = Need::new(draft(0).bytes.len(), 0, purpose);
+    log.transact(need, deadline, |tx| {
+        if let Some(id) = find_topic(&log.ctl, name) {
+            return Ok(id);
+        }
+        let id = topics(&log.ctl);
+        let most = log.ctl.layout.geometry.topics;
+        if id >= most {
+            return Err(too_many(
+                "topics, dead-letter streams included",
+                most,
+                "reuse some",
+            ));
+        }
+        log.append(tx, &mut draft(id).bytes, 0);
+        enter_topic(tx, id, name, flags, 0, 0);
+        Ok(id)
+    })
+}
+
+/// Enters a topic into its table.
+pub(crate) fn enter_topic(tx: &mut Tx<'_>, id: u32, name: &str, flags: u64, first: u64, next: u64) {
+    let layout = tx.ctl.layout;
+    let at = |word| layout.topic(id, word);
+    write_name(tx, at(T_NAME), at(T_NAME_LEN), name);
+    tx.set(at(T_HASH), hash_name(name));
+    tx.set(at(T_FLAGS), flags);
+    tx.set(at(T_FIRST), first);
+    tx.set(at(T_NEXT), next);
+    tx.set(at(T_STATE), 1);
+    tx.set_global(G_TOPICS, tx.global(G_TOPICS).max(u64::from(id) + 1));
+}
+
+/// What a group is made or opened with. `None` = the default, or whatever it was made with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GroupSettings {
+    pub(crate) lease_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Option<crate::options::Backoff>,
+    pub(crate) sync_ack: Option<bool>,
+    pub(crate) start: crate::options::Start,
+}
+
+/// Flag of a group: acks are durable when they return.
+pub(crate) const GROUP_SYNC_ACK: u64 = 1;
+
+impl GroupSettings {
+    /// The stored form, with the defaults filled in.
+    fn config(&self, slots: u32) -> GroupConfig {
+        let backoff = self.backoff.unwrap_or_default();
+        let thousandths = |x: f64| {
+            // Checked by the options: 1 to 1000 and 0 to 1.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let n = (x * 1000.0).round().clamp(0.0, 1_000_000.0) as u32;
+            n
+        };
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        GroupConfig {
+            lease_ms: self.lease_ms.unwrap_or(30_000),
+            max_attempts: self.max_attempts.unwrap_or(16),
+            backoff_first_ms: ms(backoff.first),
+            backoff_factor_milli: thousandths(backoff.factor),
+            backoff_max_ms: ms(backoff.max),
+            backoff_jitter_milli: thousandths(backoff.jitter),
+            flags: u32::from(self.sync_ack == Some(true)),
+            max_outstanding: slots / 2,
+        }
+    }
+
+    /// Compares what was asked explicitly with what is stored.
+    fn check(&self, stored: &GroupConfig, slots: u32, who: &str) -> Result<()> {
+        let asked = self.config(slots);
+        let differ = |what: &str, asked: String, stored: String| {
+            if asked == stored {
+                return Ok(());
+            }
+            Err(Error::new(
+                Code::ConfigMismatch,
+                format!("{who} was made with {what} {stored}, not {asked}; leave it out or agree"),
+            ))
+        };
+        if self.lease_ms.is_some() {
+            let text = |c: &GroupConfig| format!("{} ms", c.lease_ms);
+            differ("a lease of", text(&asked), text(stored))?;
+        }
+        if self.max_attempts.is_some() {
+            differ(
+                "max_attempts",
+                asked.max_attempts.to_string(),
+                stored.max_attempts.to_string(),
+            )?;
+        }
+        if self.sync_ack.is_some() {
+            let text = |c: &GroupConfig| if c.flags & 1 == 1 { "sync" } else { "async" }.to_owned();
+            differ("ack_flush", text(&asked), text(stored))?;
+        }
+        if self.backoff.is_some() {
+            let text = |c: &GroupConfig| {
+                format!(
+                    "first={}ms factor={}/1000 max={}ms jitter={}/1000",
+                    c.backoff_first_ms,
+                    c.backoff_factor_milli,
+                    c.backoff_max_ms,
+                    c.backoff_jitter_milli
+                )
+            };
+            differ("a back-off of", text(&asked), text(stored))?;
+        }
+        Ok(())
+    }
+}
+
+/// The stored configuration of a group.
+pub(crate) fn group_config(ctl: &Ctl, id: u32) -> GroupConfig {
+    let word = |word| ctl.load(ctl.layout.group(id, word));
+    let low = crate::shm::lock::low_half;
+    GroupConfig {
+        lease_ms: word(P_LEASE_MS),
+        max_attempts: low(word(P_MAX_ATTEMPTS)),
+        backoff_first_ms: word(P_BACKOFF_FIRST),
+        backoff_factor_milli: low(word(P_BACKOFF_SHAPE) >> 32),
+        backoff_max_ms: word(P_BACKOFF_MAX),
+        backoff_jitter_milli: low(word(P_BACKOFF_SHAPE)),
+        flags: low(word(P_FLAGS)),
+        max_outstanding: low(word(P_MAX_OUTSTANDING)),
+    }
+}
+
+/// A group to be opened.
+pub(crate) struct GroupWanted<'a> {
+    pub(crate) topic: u32,
+    pub(crate) topic_name: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) settings: &'a GroupSettings,
+    /// Whether it is made if it is not there.
+    pub(crate) create: bool,
+}
+
+/// Opens a group, making it if wanted.
+pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> Result<u32> {
+    let ctl = &log.ctl;
+    let slots = ctl.layout.geometry.slots;
+    let who = format!("group {} of topic {}", wanted.name, wanted.topic_name);
+    let tx = ctl.begin(deadline)?;
+    let found = find_group(ctl, wanted.topic, wanted.name);
+    let stored = found.map(|id| group_config(ctl, id));
+    drop(tx);
+    if let (Some(id), Some(stored)) = (found, stored) {
+        wanted.settings.check(&stored, slots, &who)?;
+        return Ok(id);
+    }
+    if !wanted.create {
+        return Err(Error::new(Code::NotFound, format!("there is no {who}")));
+    }
+    let config = wanted.settings.config(slots);
+    let draft = |id, start_seq| {
+        let config = Config::GroupCreate {
+            id,
+            topic: wanted.topic,
+            name: wanted.name.to_owned(),
+            options: config,
+            start_seq,
+        };
+        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
+    };
+    let need = Need::new(draft(0, 0).bytes.len(), 0, Purpose::Send);
+    log.transact(need, deadline, |tx| {
+        if let Some(id) = find_group(ctl, wanted.topic, wanted.name) {
+            return Ok(id);
+        }
+        let id = groups(ctl);
+        let most = ctl.layout.geometry.groups;
+        if id >= most {
+            return Err(too_many("groups", most, "reuse some"));
+        }
+        let topic = |word| ctl.layout.topic(wanted.topic, word);
+        let (first, next) = (tx.get(topic(T_FIRST)), tx.get(topic(T_NEXT)));
+        let start = match wanted.settings.start {
+            crate::options::Start::Earliest => first,
+            crate::options::Start::Latest => next,
+            crate::options::Start::Sequence(seq) => seq.clamp(first, next),
+        };
+        log.append(tx, &mut draft(id, start).bytes, 0);
+        enter_group(tx, id, wanted.topic, wanted.name, &config, start);
+        Ok(id)
+    })
+}
+
+/// Enters a group into its table and into the list of its topic.
+pub(crate) fn enter_group(
+    tx: &mut Tx<'_>,
+    id: u32,
+    topic: u32,
+    name: &str,
+    config: &GroupConfig,
+    cursor: u64,
+) {
+    let layout = tx.ctl.layout;
+    let at = |word| layout.group(id, word);
+    write_name(tx, at(P_NAME), at(P_NAME_LEN), name);
+    tx.set(at(P_HASH), hash_name(name));
+    tx.set(at(P_TOPIC), u64::from(topic));
+    tx.set(at(P_CURSOR), cursor);
+    tx.set(at(P_START), cursor);
+    tx.set(at(P_GENERATION), 1);
+    tx.set(at(P_LEASE_MS), config.lease_ms);
+    tx.set(at(P_MAX_ATTEMPTS), u64::from(config.max_attempts));
+    tx.set(at(P_BACKOFF_FIRST), config.backoff_first_ms);
+    let shape =
+        u64::from(config.backoff_factor_milli) << 32 | u64::from(config.backoff_jitter_milli);
+    tx.set(at(P_BACKOFF_SHAPE), shape);
+    tx.set(at(P_BACKOFF_MAX), config.backoff_max_ms);
+    tx.set(at(P_FLAGS), u64::from(config.flags));
+    tx.set(at(P_MAX_OUTSTANDING), u64::from(config.max_outstanding));
+    let list = layout.topic(topic, T_GROUP);
+    tx.set(at(P_NEXT), tx.get(list));
+    tx.set(list, u64::from(id) + 1);
+    tx.set(at(P_STATE), 1);
+    tx.set_global(G_GROUPS, tx.global(G_GROUPS).max(u64::from(id) + 1));
+}
+
+/// Opens a named producer: its next epoch, which fences older handles. Returns (id, epoch).
+pub(crate) fn open_producer(log: &Log, name: &str, deadline: u64) -> Result<(u32, u32)> {
+    let ctl = &log.ctl;
+    let draft = |epoch| {
+        let open = ProducerOpen {
+            name: name.to_owned(),
+            epoch,
+        };
+        Draft::new(Kind::Producer, 0, 0, &[], &[&open.encode()])
+    };
+    let need = Need::new(draft(0).bytes.len(), 0, Purpose::Send);
+    log.transact(need, deadline, |tx| {
+        let found = find_producer(ctl, name);
+        let id = found.unwrap_or_else(|| producers(ctl));
+        let most = ctl.layout.geometry.producers;
+        if id >= most {
+            return Err(too_many("named producers", most, "use fewer names"));
+        }
+        let at = |word| ctl.layout.producer(id, word);
+        let known = if found.is_some() {
+            tx.get(at(D_EPOCH))
+        } else {
+            0
+        };
+        let epoch = u32::try_from(known + 1).map_err(|_| ctl.damaged("the epoch of a producer"))?;
+        log.append(tx, &mut draft(epoch).bytes, 0);
+        if found.is_none() {
+            enter_producer(tx, id, name, epoch, 0, 0);
+        }
+        tx.set(at(D_EPOCH), u64::from(epoch));
+        Ok((id, epoch))
+    })
+}
+
+/// Enters a producer into its table.
+pub(crate) fn enter_producer(
+    tx: &mut Tx<'_>,
+    id: u32,
+    name: &str,
+    epoch: u32,
+    next: u64,
+    lsn: u64,
+) {
+    let layout = tx.ctl.layout;
+    let at = |word| layout.producer(id, word);
+    write_name(tx, at(D_NAME), at(D_NAME_LEN), name);
+    tx.set(at(D_HASH), hash_name(name));
+    tx.set(at(D_EPOCH), u64::from(epoch));
+    tx.set(at(D_NEXT), next);
+    tx.set(at(crate::shm::control::D_LSN), lsn);
+    tx.set(at(D_STATE), 1);
+    tx.set_global(G_PRODUCERS, tx.global(G_PRODUCERS).max(u64::from(id) + 1));
+}

@@ -1,0 +1,466 @@
+//! The delivery state as the log tells it, for recovery when shared memory is gone.
+//!
+//! Every effect is absolute, so that records both inside and behind a snapshot may be seen twice:
+//! counters only rise, attempts are set, an ack of a sequence that is not outstanding does
+//! nothing. What was leased at the end of the log was never noted; after recovery every sequence
+//! below a group's cursor that nothing settled is ready again.
+
+use std::collections::BTreeMap;
+
+use super::progress::{Group, Tries};
+use super::registry;
+use super::slot::{self, Head, Owner, State};
+use crate::commitlog::Log;
+use crate::error::Result;
+use crate::format::Bad;
+use crate::format::message::Meta;
+use crate::format::name;
+use crate::format::payload::{
+    self, Ack, Config, Gap, Loss, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
+};
+use crate::format::record::{Kind, Record};
+use crate::shm::Tx;
+use crate::shm::control::{
+    P_CURSOR, P_DEAD, P_DEAD_TOPIC, P_GENERATION, P_LOST, P_LOST_COUNT, P_START, S_LSN, S_OWNER,
+    S_SEQ,
+};
+
+/// A topic in the log.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    flags: u32,
+    first: u64,
+    pub(crate) next: u64,
+}
+
+/// A producer in the log.
+#[derive(Debug, Default, Clone)]
+struct Producer {
+    epoch: u32,
+    next: u64,
+    lsn: u64,
+}
+
+/// The state that a replay of the log builds.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Model {
+    /// First LSN of the snapshot that replay starts from; 0 = from the beginning of the log.
+    snap: u64,
+    pub(crate) snap_complete: bool,
+    pub(crate) topics: BTreeMap<u32, Topic>,
+    groups: BTreeMap<u32, Group>,
+    producers: BTreeMap<String, Producer>,
+    /// By how much sequences jump at the start of each epoch.
+    jump: u64,
+    pub(crate) records: u64,
+    /// Sequences that are missing between records and that no LOSS record names yet.
+    pub(crate) gaps: Vec<Gap>,
+}
+
+impl Model {
+    /// An empty state, to be replayed from the snapshot at `snap` (0: from the beginning).
+    pub(crate) fn new(snap: u64, jump: u64) -> Self {
+        Self {
+            snap,
+            jump,
+            ..Self::default()
+        }
+    }
+
+    /// The first LSN to replay.
+    pub(crate) fn snap(&self) -> u64 {
+        self.snap
+    }
+
+    /// A segment begins that starts a new epoch: no sequence of before is used again.
+    pub(crate) fn jump(&mut self) {
+        for topic in self.topics.values_mut() {
+            topic.next += self.jump;
+        }
+    }
+
+    /// Applies a record that stands at `lsn`.
+    pub(crate) fn apply(&mut self, lsn: u64, record: &Record<'_>) -> Result<(), Bad> {
+        self.records += 1;
+        let header = &record.header;
+        let Some(kind) = header.kind()? else {
+            return Ok(());
+        };
+        if kind == Kind::Batch {
+            // Wholly or not at all: look at every part before applying any.
+            let parts: Vec<_> = payload::iter(record.body).collect::<Result<_, Bad>>()?;
+            for part in parts {
+                if let Some(kind) = part.kind()? {
+                    let at = (lsn, part.stream, part.seq);
+                    self.apply_one(kind, at, part.ext, part.body)?;
+                }
+            }
+            return Ok(());
+        }
+        self.apply_one(
+            kind,
+            (lsn, header.stream, header.seq),
+            record.ext,
+            record.body,
+        )
+    }
+
+    fn apply_one(
+        &mut self,
+        kind: Kind,
+        (lsn, stream, seq): (u64, u32, u64),
+        ext: &[u8],
+        body: &[u8],
+    ) -> Result<(), Bad> {
+        match kind {
+            Kind::Msg => {
+                if let Some((name, number)) = Meta::decode(ext)?.producer {
+                    let producer = self.producers.entry(name.to_owned()).or_default();
+                    if number >= producer.next {
+                        producer.next = number + 1;
+                        producer.lsn = lsn;
+                    }
+                }
+                self.advance(stream, seq);
+            }
+            Kind::Release => {
+                Release::decode(body)?;
+                self.advance(stream, seq);
+            }
+            Kind::Ack => {
+                if let Some(group) = self.groups.get_mut(&stream) {
+                    let ack = Ack::decode(body)?;
+                    for run in ack.runs {
+                        group.settle(run.first, u64::from(run.count));
+                    }
+                    if ack.reason == payload::reason::LOST {
+                        group.lost = None;
+                    }
+                }
+            }
+            Kind::Retry => {
+                let retry = Retry::decode(body)?;
+                if let Some(group) = self.groups.get_mut(&stream) {
+                    group.retry(&retry);
+                }
+            }
+            Kind::Config => self.configure(Config::decode(body)?),
+            Kind::Producer => {
+                let open = ProducerOpen::decode(body)?;
+                let producer = self.producers.entry(open.name).or_default();
+                producer.epoch = producer.epoch.max(open.epoch);
+            }
+            Kind::Snap => self.load(lsn, &SnapPiece::decode(body)?),
+            Kind::Loss => self.lose(&Loss::decode(body)?),
+            Kind::Chunk
+            | Kind::Batch
+            | Kind::Seal
+            | Kind::Seek
+            | Kind::Moved
+            | Kind::Cancel
+            | Kind::Watermark => {}
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, stream: u32, seq: u64) {
+        if let Some(topic) = self.topics.get_mut(&stream) {
+            if seq > topic.next {
+                // Sequences are dense within an epoch: what is missing was damaged.
+                self.gaps.push(Gap {
+                    stream,
+                    first: topic.next,
+                    count: seq - topic.next,
+                });
+            }
+            topic.next = topic.next.max(seq + 1);
+        }
+    }
+
+    fn configure(&mut self, config: Config) {
+        match config {
+            Config::TopicCreate {
+                id,
+                name,
+                flags,
+                first_seq,
+            } => {
+                self.topics.entry(id).or_insert_with(|| Topic {
+                    name,
+                    flags,
+                    first: first_seq,
+                    next: first_seq,
+                });
+            }
+            Config::GroupCreate {
+                id,
+                topic,
+                name,
+                options,
+                start_seq,
+            } => {
+                self.groups
+                    .entry(id)
+                    .or_insert_with(|| Group::new(topic, name, options, start_seq, start_seq, 1));
+            }
+            // Deletion, purge and changes are not written by this version.
+            _ => {}
+        }
+    }
+
+    fn load(&mut self, lsn: u64, piece: &SnapPiece) {
+        let first = if piece.head.piece == 0 {
+            lsn
+        } else {
+            piece.head.first_lsn
+        };
+        if first != self.snap || self.snap == 0 {
+            return;
+        }
+        for item in &piece.items {
+            self.load_item(item);
+        }
+        self.snap_complete |= piece.head.last;
+    }
+
+    fn load_item(&mut self, item: &SnapItem) {
+        match item {
+            SnapItem::Topic {
+                id,
+                name,
+                flags,
+                first_seq,
+                next_seq,
+            } => {
+                let topic = self.topics.entry(*id).or_default();
+                topic.name.clone_from(name);
+                topic.flags = *flags;
+                topic.first = *first_seq;
+                topic.next = topic.next.max(*next_seq);
+            }
+            SnapItem::Group {
+                id,
+                topic,
+                name,
+                config,
+                cursor,
+                start_seq,
+                generation,
+            } => {
+                self.groups.entry(*id).or_insert_with(|| {
+                    Group::new(
+                        *topic,
+                        name.clone(),
+                        *config,
+                        *cursor,
+                        *start_seq,
+                        *generation,
+                    )
+                });
+            }
+            SnapItem::Outstanding {
+                group,
+                seq,
+                attempts,
+                crashes,
+                due_ms,
+                ..
+            } => {
+                if let Some(group) = self.groups.get_mut(group) {
+                    group.outstanding(*seq, *attempts, *crashes, *due_ms);
+                }
+            }
+            SnapItem::Producer {
+                name,
+                epoch,
+                last_seq_plus_1,
+                last_lsn,
+            } => {
+                let producer = self.producers.entry(name.clone()).or_default();
+                producer.epoch = producer.epoch.max(*epoch);
+                if *last_seq_plus_1 > producer.next {
+                    producer.next = *last_seq_plus_1;
+                    producer.lsn = *last_lsn;
+                }
+            }
+            SnapItem::Counters { .. } => {}
+        }
+    }
+
+    /// Damage took these sequences: every group of the topic that has not passed them is told.
+    fn lose(&mut self, loss: &Loss) {
+        self.gaps.retain(|gap| !loss.gaps.contains(gap));
+        for gap in &loss.gaps {
+            if let Some(topic) = self.topics.get_mut(&gap.stream) {
+                topic.next = topic.next.max(gap.first + gap.count);
+            }
+            for group in self.groups.values_mut().filter(|g| g.topic == gap.stream) {
+                if group.cursor < gap.first + gap.count {
+                    let (first, count) = group.lost.unwrap_or((gap.first, 0));
+                    group.lost = Some((first.min(gap.first), count + gap.count));
+                }
+            }
+        }
+    }
+
+    /// Writes the state into fresh shared memory. Its index must be usable: the catalog's words
+    /// are set. Nobody else sees it yet.
+    pub(crate) fn install(&self, log: &Log) -> Result<()> {
+        let ctl = &log.ctl;
+        for (&id, topic) in &self.topics {
+            self.in_bounds(ctl.layout.geometry.topics, id, log)?;
+            let mut tx = ctl.begin(ctl.patience())?;
+            let flags = u64::from(topic.flags);
+            registry::enter_topic(&mut tx, id, &topic.name, flags, topic.first, topic.next);
+            tx.commit();
+        }
+        for (id, (name, p)) in self.producers.iter().enumerate() {
+            let id = u32::try_from(id).unwrap_or(u32::MAX);
+            self.in_bounds(ctl.layout.geometry.producers, id, log)?;
+            let mut tx = ctl.begin(ctl.patience())?;
+            registry::enter_producer(&mut tx, id, name, p.epoch, p.next, p.lsn);
+            tx.commit();
+        }
+        for (&id, group) in &self.groups {
+            self.in_bounds(ctl.layout.geometry.groups, id, log)?;
+            self.install_group(log, id, group)?;
+        }
+        Ok(())
+    }
+
+    /// Marks in shared memory which groups must be told of newly found gaps.
+    pub(crate) fn tell_groups(&self, log: &Log) -> Result<()> {
+        let ctl = &log.ctl;
+        for gap in &self.gaps {
+            for (&id, _) in self.groups.iter().filter(|(_, g)| {
+                g.topic == gap.stream
+                    && (g.cursor < gap.first + gap.count || g.is_unsettled(gap.first))
+            }) {
+                let mut tx = ctl.begin(ctl.patience())?;
+                let (first, count) = (
+                    ctl.layout.group(id, P_LOST),
+                    ctl.layout.group(id, P_LOST_COUNT),
+                );
+                let known = tx.get(count);
+                let start = if known == 0 {
+                    gap.first
+                } else {
+                    tx.get(first).min(gap.first)
+                };
+                tx.set(first, start);
+                tx.set(count, known + gap.count);
+                tx.commit();
+            }
+        }
+        Ok(())
+    }
+
+    fn in_bounds(&self, most: u32, id: u32, log: &Log) -> Result<()> {
+        if id < most {
+            return Ok(());
+        }
+        Err(crate::Error::new(
+            crate::Code::Corrupt,
+            format!("the log names a topic, group or producer {id}, but the store has {most}"),
+        )
+        .at_path(log.dir.display(crate::commitlog::LOG_DIR)))
+    }
+
+    fn install_group(&self, log: &Log, id: u32, group: &Group) -> Result<()> {
+        let ctl = &log.ctl;
+        let at = |word| ctl.layout.group(id, word);
+        let mut tx = ctl.begin(ctl.patience())?;
+        self.in_bounds(ctl.layout.geometry.topics, group.topic, log)?;
+        registry::enter_group(
+            &mut tx,
+            id,
+            group.topic,
+            &group.name,
+            &group.config,
+            group.cursor,
+        );
+        tx.set(at(P_START), group.start);
+        tx.set(at(P_GENERATION), u64::from(group.generation));
+        if let Some((first, count)) = group.lost {
+            tx.set(at(P_LOST), first);
+            tx.set(at(P_LOST_COUNT), count);
+        }
+        if let Some(topic) = self.topics.get(&group.topic) {
+            let dead = name::dlq_name(&topic.name, &group.name);
+            if let Some((&stream, found)) = self.topics.iter().find(|(_, t)| t.name == dead) {
+                tx.set(at(P_DEAD_TOPIC), u64::from(stream) + 1);
+                tx.set(
+                    at(P_DEAD),
+                    group.dead.max(found.next.saturating_sub(found.first)),
+                );
+            }
+        }
+        tx.set(at(P_CURSOR), group.cursor);
+        tx.commit();
+        for (&from, &to) in &group.unsettled {
+            let mut next = from;
+            while next < to {
+                let most = usize::try_from(to - next).unwrap_or(256).min(256);
+                let some = log.candidates(group.topic, next, most)?;
+                let Some(&(last, _)) = some.last() else { break };
+                for (seq, lsn) in some.into_iter().filter(|(seq, _)| *seq < to) {
+                    let tries = group.tries.get(&seq).copied().unwrap_or_default();
+                    install_message(log, id, (seq, lsn), tries)?;
+                }
+                next = last + 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn install_message(log: &Log, group: u32, (seq, lsn): (u64, u64), tries: Tries) -> Result<()> {
+    let ctl = &log.ctl;
+    let mut tx = ctl.begin(ctl.patience())?;
+    let Some(slot) = slot::allocate(&mut tx)? else {
+        return Err(crate::Error::new(
+            crate::Code::Corrupt,
+            "the log holds more outstanding messages than the store has slots",
+        )
+        .at_path(log.dir.display(crate::commitlog::LOG_DIR)));
+    };
+    tx.set(ctl.layout.slot(slot, S_SEQ), seq);
+    tx.set(ctl.layout.slot(slot, S_LSN), lsn);
+    tx.set(
+        ctl.layout.slot(slot, S_OWNER),
+        Owner {
+            group,
+            member: None,
+        }
+        .pack(),
+    );
+    let waits = tries.due_ms.saturating_sub(ctl.host.realtime_ms());
+    enter_list(&mut tx, slot, group, tries, waits)?;
+    tx.commit();
+    Ok(())
+}
+
+fn enter_list(tx: &mut Tx<'_>, slot: u32, group: u32, tries: Tries, waits: u64) -> Result<()> {
+    let head = Head {
+        generation: slot::head(tx, slot)?.generation,
+        attempts: u16::try_from(tries.attempts).unwrap_or(u16::MAX),
+        crashes: u8::try_from(tries.crashes).unwrap_or(u8::MAX),
+        state: if waits == 0 {
+            State::Ready
+        } else {
+            State::Waiting
+        },
+    };
+    slot::set_head(tx, slot, head);
+    if waits == 0 {
+        return slot::ready_push(tx, group, slot);
+    }
+    // A clock that was set back must not hold a message for longer than the longest back-off.
+    let longest = u64::try_from(crate::options::limits::LEASE.as_millis()).unwrap_or(u64::MAX);
+    let waits = waits.min(longest);
+    let due = tx.ctl.host.boottime_ms() + waits;
+    slot::wheel_insert(tx, slot, due)?;
+    slot::count(tx, group, State::Waiting);
+    Ok(())
+}

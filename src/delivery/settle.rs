@@ -1,0 +1,286 @@
+//! Taking messages back: ack, nack, reject, extend; leases that end by themselves; dead letters.
+//!
+//! A settlement is fenced by (slot, generation, sequence): every lease has a generation of its
+//! own, so the receipt of an earlier delivery fits nothing. What must outlive the processes is a
+//! record: ACK always, RETRY where there is room (it only counts attempts), RELEASE in one BATCH
+//! with the ACK of a dead letter, so that it is never in both places or in neither.
+
+use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_dead_letters};
+use super::putback::{RETRY_LEN, put_back, wake_if_ready};
+use super::registry::{self, GROUP_SYNC_ACK};
+use super::slot::{self, Head, Owner, State};
+use crate::commitlog::Log;
+use crate::commitlog::append::{Need, Purpose};
+use crate::error::{Code, Error, Result};
+use crate::format::payload::{Ack, Run, reason};
+use crate::format::record::{Draft, Kind, padded};
+use crate::shm::control::{P_FLAGS, S_OWNER};
+use crate::shm::{Ctl, Tx};
+
+/// Names one delivery in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    pub(crate) group: u32,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) seq: u64,
+}
+
+/// How a message comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// The group's back-off.
+    Backoff,
+    /// After so many ms; 0 = at once.
+    After(u64),
+}
+
+fn lease_lost(log: &Log, held: &Held) -> Error {
+    let group = registry::group_name(&log.ctl, held.group).unwrap_or_default();
+    Error::new(
+        Code::LeaseLost,
+        format!(
+            "the lease on sequence {} of group {group} has ended: it expired, was settled already, \
+             or its process ended; the message was or will be delivered again. Extend leases of \
+             long work",
+            held.seq
+        ),
+    )
+}
+
+/// The slot's head if the delivery still holds its lease.
+fn check(tx: &Tx<'_>, held: &Held) -> Result<Option<Head>> {
+    if held.slot >= tx.ctl.layout.geometry.slots {
+        return Ok(None);
+    }
+    let head = slot::head(tx, held.slot)?;
+    let (seq, _) = slot::message(tx, held.slot);
+    let fits = head.state == State::Leased
+        && head.generation == held.generation
+        && seq == held.seq
+        && Owner::unpack(tx.get(tx.ctl.layout.slot(held.slot, S_OWNER))).group == held.group;
+    Ok(fits.then_some(head))
+}
+
+/// Ends a lease without saying where the message goes.
+fn end_lease(tx: &mut Tx<'_>, held: &Held) -> Result<()> {
+    slot::wheel_remove(tx, held.slot)?;
+    slot::uncount(tx, held.group, State::Leased);
+    Ok(())
+}
+
+/// Settles one delivery as done. Returns the LSN that must be durable for the ack to be.
+pub(crate) fn ack(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
+    settle_with(log, held, reason::ACKED, deadline)
+}
+
+/// Settles a delivery whose message damage has taken.
+pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
+    settle_with(log, held, reason::LOST, deadline)
+}
+
+fn settle_with(log: &Log, held: &Held, why: u8, deadline: u64) -> Result<u64> {
+    let mut draft = ack_draft(held.group, held.seq, why);
+    let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
+    log.transact(need, deadline, |tx| {
+        let Some(head) = check(tx, held)? else {
+            return Err(lease_lost(log, held));
+        };
+        let lsn = log.append(tx, &mut draft.bytes, 0);
+        end_lease(tx, held)?;
+        slot::free(tx, held.slot, head);
+        Ok(lsn + draft.bytes.len() as u64)
+    })
+}
+
+fn ack_draft(group: u32, seq: u64, why: u8) -> Draft {
+    match Ack::encode_one(seq, why) {
+        Some(body) => Draft::new(Kind::Ack, 0, group, &[], &[&body]),
+        None => {
+            let ack = Ack {
+                runs: vec![Run {
+                    first: seq,
+                    count: 1,
+                }],
+                reason: why,
+            };
+            Draft::new(Kind::Ack, 0, group, &[], &[&ack.encode()])
+        }
+    }
+}
+
+/// The record that settles a range that damage has taken.
+pub(crate) fn lost_draft(group: u32, first: u64, count: u64) -> Draft {
+    let mut runs = Vec::new();
+    let (mut at, mut left) = (first, count);
+    while left > 0 && runs.len() < 64 {
+        let piece = u32::try_from(left).unwrap_or(u32::MAX);
+        runs.push(Run {
+            first: at,
+            count: piece,
+        });
+        at += u64::from(piece);
+        left -= u64::from(piece);
+    }
+    Draft::new(
+        Kind::Ack,
+        0,
+        group,
+        &[],
+        &[&Ack {
+            runs,
+            reason: reason::LOST,
+        }
+        .encode()],
+    )
+}
+
+/// Settles deliveries of one group as done, in one record. One result each; the LSN as in [`ack`].
+pub(crate) fn ack_many(
+    log: &Log,
+    held: &[Held],
+    group: u32,
+    deadline: u64,
+) -> (Vec<Result<()>>, u64) {
+    let mut results: Vec<Result<()>> = Vec::with_capacity(held.len());
+    let mut end = 0;
+    for piece in held.chunks(128) {
+        match ack_piece(log, piece, group, deadline) {
+            Ok((fits, lsn)) => {
+                end = end.max(lsn);
+                results.extend(piece.iter().zip(fits).map(|(held, fits)| {
+                    if fits {
+                        Ok(())
+                    } else {
+                        Err(lease_lost(log, held))
+                    }
+                }));
+            }
+            Err(e) => results.extend(piece.iter().map(|_| Err(e.clone()))),
+        }
+    }
+    (results, end)
+}
+
+fn ack_piece(log: &Log, held: &[Held], group: u32, deadline: u64) -> Result<(Vec<bool>, u64)> {
+    let most = padded(64 + held.len() * 12);
+    let need = Need::new(most, 0, Purpose::Settle);
+    log.transact(need, deadline, |tx| {
+        let mut fits = Vec::with_capacity(held.len());
+        let mut seqs = Vec::with_capacity(held.len());
+        for one in held {
+            let head = check(tx, one)?.filter(|_| one.group == group);
+            fits.push(head.is_some());
+            if let Some(head) = head {
+                end_lease(tx, one)?;
+                slot::free(tx, one.slot, head);
+                seqs.push(one.seq);
+            }
+        }
+        if seqs.is_empty() {
+            return Ok((fits, 0));
+        }
+        seqs.sort_unstable();
+        let ack = Ack {
+            runs: runs(&seqs),
+            reason: reason::ACKED,
+        };
+        let mut draft = Draft::new(Kind::Ack, 0, group, &[], &[&ack.encode()]);
+        let lsn = log.append(tx, &mut draft.bytes, 0);
+        Ok((fits, lsn + draft.bytes.len() as u64))
+    })
+}
+
+/// Joins consecutive sequences. `seqs` ascend.
+fn runs(seqs: &[u64]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for &seq in seqs {
+        match runs.last_mut() {
+            Some(run) if run.first + u64::from(run.count) == seq => run.count += 1,
+            _ => runs.push(Run {
+                first: seq,
+                count: 1,
+            }),
+        }
+    }
+    runs
+}
+
+/// Whether acks of the group are durable when they return.
+pub(crate) fn acks_are_sync(ctl: &Ctl, group: u32) -> bool {
+    ctl.load(ctl.layout.group(group, P_FLAGS)) & GROUP_SYNC_ACK != 0
+}
+
+/// Puts a message back for another attempt, or among the dead letters if it had its last.
+pub(crate) fn nack(log: &Log, held: &Held, back: Return, deadline: u64) -> Result<()> {
+    let need = Need::new(RETRY_LEN, 0, Purpose::Settle);
+    let exhausted = log.transact(need, deadline, |tx| {
+        let Some(head) = check(tx, held)? else {
+            return Err(lease_lost(log, held));
+        };
+        end_lease(tx, held)?;
+        put_back(log, tx, held.slot, held.group, head, back)
+    })?;
+    wake_if_ready(log, held.group);
+    if exhausted {
+        // Ready with no attempt left: if this fails, the next receive does it.
+        let _ = bury_ready(log, held.slot, held.group, held.seq, deadline);
+    }
+    Ok(())
+}
+
+/// Gives a message up: it goes to the dead letters now.
+pub(crate) fn reject(log: &Log, held: &Held, why: &str, deadline: u64) -> Result<u64> {
+    if !has_dead_letters(&log.ctl, held.group) {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            "a message of keepq's own streams cannot be rejected; ack it to drop it",
+        ));
+    }
+    let stream = dead_letter_topic(log, held.group, deadline)?;
+    let burial = Burial {
+        group: held.group,
+        stream,
+        code: REASON_REJECTED,
+        reason: why,
+    };
+    burial.run(log, deadline, |tx| {
+        let Some(head) = check(tx, held)? else {
+            return Err(lease_lost(log, held));
+        };
+        end_lease(tx, held)?;
+        Ok(Some((held.slot, head)))
+    })
+}
+
+/// Moves a lease's end to `ms` from now.
+pub(crate) fn extend(log: &Log, held: &Held, ms: u64, deadline: u64) -> Result<()> {
+    let now = log.ctl.host.boottime_ms();
+    let mut tx = log.ctl.begin(deadline)?;
+    if check(&tx, held)?.is_none() {
+        return Err(lease_lost(log, held));
+    }
+    slot::wheel_remove(&mut tx, held.slot)?;
+    slot::wheel_insert(&mut tx, held.slot, now.saturating_add(ms))?;
+    tx.commit();
+    Ok(())
+}
+
+/// Makes a lease outlive its process.
+pub(crate) fn detach(log: &Log, held: &Held) -> Result<()> {
+    let mut tx = log.ctl.begin(log.ctl.patience())?;
+    if check(&tx, held)?.is_none() {
+        return Err(lease_lost(log, held));
+    }
+    let at = log.ctl.layout.slot(held.slot, S_OWNER);
+    tx.set(
+        at,
+        Owner {
+            group: held.group,
+            member: None,
+        }
+        .pack(),
+    );
+    tx.commit();
+    Ok(())
+}

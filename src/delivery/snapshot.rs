@@ -1,0 +1,237 @@
+//! Writing down what recovery needs, in bounded pieces, while work goes on.
+//!
+//! The first pieces hold every topic, group and producer, each group with its cursor C0; the rest
+//! the outstanding messages below those cursors. Recovery loads all pieces of the last complete
+//! snapshot and replays the log from the *first* piece on: whatever happened between the pieces is
+//! in the log behind the first, and every effect is absolute. (A fuzzy checkpoint; Bernstein,
+//! Hadzilacos & Goodman, 1987, section 6.4.)
+
+use super::registry;
+use super::slot::{Owner, State};
+use crate::commitlog::Log;
+use crate::commitlog::append::{Need, Purpose};
+use crate::commitlog::prepare::Maintenance;
+use crate::error::Result;
+use crate::format::payload::{SnapItem, SnapWriter};
+use crate::format::record::{Draft, HEADER, Kind};
+use crate::shm::Tx;
+use crate::shm::control::{
+    D_EPOCH, D_LSN, D_NAME, D_NAME_LEN, D_NEXT, G_ACTIVE, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE,
+    G_SNAP_END, G_SNAP_FOR, P_CURSOR, P_GENERATION, P_START, P_TOPIC, S_DUE, S_HEAD, S_LSN,
+    S_OWNER, S_SEQ, T_FIRST, T_FLAGS, T_NEXT,
+};
+
+/// Largest piece.
+const PIECE: usize = 64 << 10;
+/// Slots looked at in one transaction.
+const SLOTS: u32 = 2048;
+
+struct Snapshot<'a> {
+    log: &'a Log,
+    held: &'a Maintenance<'a>,
+    writer: SnapWriter,
+    /// LSN of the first piece, 0 before it is appended.
+    first: u64,
+    /// C0 of each group.
+    cursors: Vec<u64>,
+    deadline: u64,
+}
+
+/// Whether a snapshot is due: none was begun since the last roll.
+pub(crate) fn is_due(log: &Log) -> bool {
+    log.ctl.global(G_SNAP_FOR) != log.ctl.global(G_ACTIVE)
+}
+
+/// Writes a snapshot. The maintenance byte is held, so what room it needs it makes itself.
+pub(crate) fn write(log: &Log, held: &Maintenance<'_>) -> Result<()> {
+    let deadline = log.ctl.patience() + 50_000;
+    // A roll during a snapshot starts no other.
+    let mut tx = log.ctl.begin(deadline)?;
+    let active = tx.global(G_ACTIVE);
+    tx.set_global(G_SNAP_FOR, active);
+    tx.commit();
+    let limit = PIECE.min(log.max_record(Kind::Snap)) - HEADER;
+    let writer = SnapWriter::new(limit);
+    let mut s = Snapshot {
+        log,
+        held,
+        writer,
+        first: 0,
+        cursors: Vec::new(),
+        deadline,
+    };
+    s.tables()?;
+    s.outstanding()?;
+    s.finish()
+}
+
+impl Snapshot<'_> {
+    /// Appends one piece whose items `fill` pushes under the lock; it returns false when there are
+    /// more than fit.
+    fn piece(
+        &mut self,
+        last: bool,
+        fill: &mut dyn FnMut(&Tx<'_>, &mut SnapWriter) -> bool,
+    ) -> Result<bool> {
+        let most = (PIECE.min(self.log.max_record(Kind::Snap)) + 64).next_multiple_of(16);
+        let need = Need::new(most, 0, Purpose::Snap);
+        let (log, first) = (self.log, self.first);
+        let mut blank = SnapWriter::new(most - 64 - HEADER);
+        std::mem::swap(&mut blank, &mut self.writer);
+        let mut writer = blank;
+        let (lsn, done) = log.transact_holding(Some(self.held), need, self.deadline, |tx| {
+            let done = fill(tx, &mut writer);
+            let body = writer.take(first, last);
+            let mut draft = Draft::new(Kind::Snap, 0, 0, &[], &[&body]);
+            let lsn = log.append(tx, &mut draft.bytes, 0);
+            if last {
+                complete(log, tx, first, lsn + draft.bytes.len() as u64);
+            }
+            Ok((lsn, done))
+        })?;
+        self.writer = writer;
+        if self.first == 0 {
+            self.first = lsn;
+        }
+        Ok(done)
+    }
+
+    /// Topics, groups with their cursors, producers.
+    fn tables(&mut self) -> Result<()> {
+        // The first piece is empty: everything in the others happened after it.
+        self.piece(false, &mut |_, _| true)?;
+        let mut next = (0, 0, 0);
+        let mut cursors = Vec::new();
+        loop {
+            let log = self.log;
+            let done = self.piece(false, &mut |tx, writer| {
+                push_tables(log, tx, writer, &mut next, &mut cursors)
+            })?;
+            if done {
+                self.cursors = cursors;
+                return Ok(());
+            }
+        }
+    }
+
+    fn outstanding(&mut self) -> Result<()> {
+        let top = crate::shm::lock::low_half(self.log.ctl.global(G_SLOT_TOP))
+            .min(self.log.ctl.layout.geometry.slots);
+        let cursors = std::mem::take(&mut self.cursors);
+        let mut next = 0;
+        while next < top {
+            let until = top.min(next + SLOTS);
+            self.piece(false, &mut |tx, writer| {
+                while next < until {
+                    if let Some(item) = outstanding_item(tx, next, &cursors) {
+                        if !writer.push(&item) {
+                            return false;
+                        }
+                    }
+                    next += 1;
+                }
+                true
+            })?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.piece(true, &mut |_, _| true).map(|_| ())
+    }
+}
+
+fn complete(log: &Log, tx: &mut Tx<'_>, first: u64, end: u64) {
+    let _ = log;
+    let before = tx.global(G_SNAP);
+    tx.set_global(G_SNAP_BEFORE, before);
+    tx.set_global(G_SNAP, first);
+    tx.set_global(G_SNAP_END, end);
+}
+
+/// Pushes table entries from `next` on; false when the piece is full.
+fn push_tables(
+    log: &Log,
+    tx: &Tx<'_>,
+    writer: &mut SnapWriter,
+    next: &mut (u32, u32, u32),
+    cursors: &mut Vec<u64>,
+) -> bool {
+    let ctl = &log.ctl;
+    while next.0 < registry::topics(ctl) {
+        let word = |w| tx.get(ctl.layout.topic(next.0, w));
+        let item = SnapItem::Topic {
+            id: next.0,
+            name: registry::topic_name(ctl, next.0).unwrap_or_default(),
+            flags: crate::shm::lock::low_half(word(T_FLAGS)),
+            first_seq: word(T_FIRST),
+            next_seq: word(T_NEXT),
+        };
+        if !writer.push(&item) {
+            return false;
+        }
+        next.0 += 1;
+    }
+    while next.1 < registry::groups(ctl) {
+        let word = |w| tx.get(ctl.layout.group(next.1, w));
+        let low = crate::shm::lock::low_half;
+        let item = SnapItem::Group {
+            id: next.1,
+            topic: low(word(P_TOPIC)),
+            name: registry::group_name(ctl, next.1).unwrap_or_default(),
+            config: registry::group_config(ctl, next.1),
+            cursor: word(P_CURSOR),
+            start_seq: word(P_START),
+            generation: low(word(P_GENERATION)),
+        };
+        if !writer.push(&item) {
+            return false;
+        }
+        cursors.push(word(P_CURSOR));
+        next.1 += 1;
+    }
+    while next.2 < registry::producers(ctl) {
+        let at = |w| ctl.layout.producer(next.2, w);
+        let item = SnapItem::Producer {
+            name: registry::read_name(ctl, at(D_NAME), at(D_NAME_LEN)).unwrap_or_default(),
+            epoch: crate::shm::lock::low_half(tx.get(at(D_EPOCH))),
+            last_seq_plus_1: tx.get(at(D_NEXT)),
+            last_lsn: tx.get(at(D_LSN)),
+        };
+        if !writer.push(&item) {
+            return false;
+        }
+        next.2 += 1;
+    }
+    true
+}
+
+/// The item of a slot that holds a message below its group's C0.
+fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &[u64]) -> Option<SnapItem> {
+    let layout = &tx.ctl.layout;
+    let word = |w| tx.get(layout.slot(slot, w));
+    let head = super::slot::Head::unpack(word(S_HEAD))?;
+    if head.state == State::Free {
+        return None;
+    }
+    let group = Owner::unpack(word(S_OWNER)).group;
+    let seq = word(S_SEQ);
+    if seq >= *cursors.get(group as usize)? {
+        return None;
+    }
+    let due_ms = match head.state {
+        State::Waiting => {
+            let host = &tx.ctl.host;
+            host.realtime_ms() + word(S_DUE).saturating_sub(host.boottime_ms())
+        }
+        _ => 0,
+    };
+    Some(SnapItem::Outstanding {
+        group,
+        seq,
+        lsn: word(S_LSN),
+        attempts: u32::from(head.attempts),
+        crashes: u32::from(head.crashes),
+        due_ms,
+    })
+}

@@ -1,0 +1,273 @@
+//! CONFIG and PRODUCER: what exists in the store and how it is set.
+
+use crate::format::name::{MAX_NAME, is_storable};
+use crate::format::{Bad, Reader, Writer};
+
+const TOPIC_CREATE: u8 = 1;
+const GROUP_CREATE: u8 = 2;
+const TOPIC_DELETE: u8 = 3;
+const GROUP_DELETE: u8 = 4;
+const GROUP_CONFIGURE: u8 = 5;
+const TOPIC_PURGE: u8 = 6;
+
+/// The options of a group, as they are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct GroupConfig {
+    /// How long a lease lasts, in ms.
+    pub(crate) lease_ms: u64,
+    /// Deliveries before a message becomes a dead letter.
+    pub(crate) max_attempts: u32,
+    /// Wait before the second delivery, in ms.
+    pub(crate) backoff_first_ms: u64,
+    /// Factor from one wait to the next, in thousandths.
+    pub(crate) backoff_factor_milli: u32,
+    /// The longest wait, in ms.
+    pub(crate) backoff_max_ms: u64,
+    /// Random part of a wait, in thousandths of it.
+    pub(crate) backoff_jitter_milli: u32,
+    /// [`GroupConfig::SYNC_ACK`], [`GroupConfig::ORDERED`], [`GroupConfig::BROADCAST`].
+    pub(crate) flags: u32,
+    /// The most messages in flight; 0 = the store's limit.
+    pub(crate) max_outstanding: u32,
+}
+
+impl GroupConfig {
+    /// Flag: an ack is on disk when it returns.
+    pub(crate) const SYNC_ACK: u32 = 1;
+    /// Flag: one message in flight per order key.
+    pub(crate) const ORDERED: u32 = 2;
+    /// Flag: each named consumer gets every message.
+    pub(crate) const BROADCAST: u32 = 4;
+    const SIZE: usize = 48;
+
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
+        let start = w.len();
+        w.u64(self.lease_ms)
+            .u64(self.backoff_first_ms)
+            .u64(self.backoff_max_ms);
+        w.u32(self.max_attempts)
+            .u32(self.backoff_factor_milli)
+            .u32(self.backoff_jitter_milli);
+        w.u32(self.flags).u32(self.max_outstanding).zeros(4);
+        debug_assert_eq!(w.len() - start, Self::SIZE);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<GroupConfig, Bad> {
+        let mut r = Reader::new(r.bytes(Self::SIZE)?);
+        let lease_ms = r.u64()?;
+        let backoff_first_ms = r.u64()?;
+        let backoff_max_ms = r.u64()?;
+        let config = GroupConfig {
+            lease_ms,
+            backoff_first_ms,
+            backoff_max_ms,
+            max_attempts: r.u32()?,
+            backoff_factor_milli: r.u32()?,
+            backoff_jitter_milli: r.u32()?,
+            flags: r.u32()?,
+            max_outstanding: r.u32()?,
+        };
+        r.zeros(4)?;
+        Ok(config)
+    }
+}
+
+pub(super) fn write_name(w: &mut Writer<'_>, name: &str) {
+    debug_assert!(
+        is_storable(name),
+        "names are checked before they are stored"
+    );
+    w.text(name, MAX_NAME);
+}
+
+pub(super) fn read_name(r: &mut Reader<'_>) -> Result<String, Bad> {
+    let name = r.text(MAX_NAME)?;
+    if is_storable(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(Bad::Value)
+    }
+}
+
+/// CONFIG: a topic or group was created, changed or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Config {
+    /// A topic was created.
+    TopicCreate {
+        /// Its id, never used before.
+        id: u32,
+        /// Its name.
+        name: String,
+        /// Options of the engine's.
+        flags: u32,
+        /// The sequence of its first message.
+        first_seq: u64,
+    },
+    /// A group was created.
+    GroupCreate {
+        /// Its id, never used before.
+        id: u32,
+        /// The topic it consumes.
+        topic: u32,
+        /// Its name.
+        name: String,
+        /// How it delivers.
+        options: GroupConfig,
+        /// The first sequence it delivers.
+        start_seq: u64,
+    },
+    /// A topic was deleted, with its groups.
+    TopicDelete {
+        /// Its id.
+        id: u32,
+    },
+    /// A group was deleted.
+    GroupDelete {
+        /// Its id.
+        id: u32,
+    },
+    /// A group's options were changed.
+    GroupConfigure {
+        /// Its id.
+        id: u32,
+        /// All of its options from now on.
+        options: GroupConfig,
+    },
+    /// A topic's messages were dropped.
+    TopicPurge {
+        /// Its id.
+        id: u32,
+        /// The first sequence that is still there.
+        first_seq: u64,
+    },
+}
+
+impl Config {
+    /// The body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        match self {
+            Self::TopicCreate {
+                id,
+                name,
+                flags,
+                first_seq,
+            } => {
+                w.u8(TOPIC_CREATE)
+                    .zeros(3)
+                    .u32(*id)
+                    .u32(*flags)
+                    .zeros(4)
+                    .u64(*first_seq);
+                write_name(&mut w, name);
+            }
+            Self::GroupCreate {
+                id,
+                topic,
+                name,
+                options,
+                start_seq,
+            } => {
+                w.u8(GROUP_CREATE)
+                    .zeros(3)
+                    .u32(*id)
+                    .u32(*topic)
+                    .zeros(4)
+                    .u64(*start_seq);
+                options.write(&mut w);
+                write_name(&mut w, name);
+            }
+            Self::TopicDelete { id } => {
+                w.u8(TOPIC_DELETE).zeros(3).u32(*id);
+            }
+            Self::GroupDelete { id } => {
+                w.u8(GROUP_DELETE).zeros(3).u32(*id);
+            }
+            Self::GroupConfigure { id, options } => {
+                w.u8(GROUP_CONFIGURE).zeros(3).u32(*id);
+                options.write(&mut w);
+            }
+            Self::TopicPurge { id, first_seq } => {
+                w.u8(TOPIC_PURGE).zeros(3).u32(*id).u64(*first_seq);
+            }
+        }
+        out
+    }
+
+    /// Reads a body.
+    pub(crate) fn decode(body: &[u8]) -> Result<Config, Bad> {
+        let mut r = Reader::new(body);
+        let operation = r.u8()?;
+        r.zeros(3)?;
+        let id = r.u32()?;
+        let config = match operation {
+            TOPIC_CREATE => {
+                let flags = r.u32()?;
+                r.zeros(4)?;
+                let first_seq = r.u64()?;
+                Self::TopicCreate {
+                    id,
+                    name: read_name(&mut r)?,
+                    flags,
+                    first_seq,
+                }
+            }
+            GROUP_CREATE => {
+                let topic = r.u32()?;
+                r.zeros(4)?;
+                let start_seq = r.u64()?;
+                let options = GroupConfig::read(&mut r)?;
+                Self::GroupCreate {
+                    id,
+                    topic,
+                    name: read_name(&mut r)?,
+                    options,
+                    start_seq,
+                }
+            }
+            TOPIC_DELETE => Self::TopicDelete { id },
+            GROUP_DELETE => Self::GroupDelete { id },
+            GROUP_CONFIGURE => Self::GroupConfigure {
+                id,
+                options: GroupConfig::read(&mut r)?,
+            },
+            TOPIC_PURGE => Self::TopicPurge {
+                id,
+                first_seq: r.u64()?,
+            },
+            _ => return Err(Bad::Kind),
+        };
+        r.end()?;
+        Ok(config)
+    }
+}
+
+/// PRODUCER: a named producer was opened, which fences its earlier handles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProducerOpen {
+    /// Its name.
+    pub(crate) name: String,
+    /// The epoch of the new handle.
+    pub(crate) epoch: u32,
+}
+
+impl ProducerOpen {
+    /// The body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut w = Writer::new(&mut out);
+        w.u32(self.epoch);
+        write_name(&mut w, &self.name);
+        out
+    }
+
+    /// Reads a body.
+    pub(crate) fn decode(body: &[u8]) -> Result<ProducerOpen, Bad> {
+        let mut r = Reader::new(body);
+        let epoch = r.u32()?;
+        let name = read_name(&mut r)?;
+        r.end()?;
+        Ok(ProducerOpen { name, epoch })
+    }
+}

@@ -1,0 +1,203 @@
+//! An open store as its handles share it: the log, the keeper thread, and whether it may be used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::commitlog::Log;
+use crate::delivery::putback;
+use crate::error::{Code, Error, Result};
+use crate::keeper::Keeper;
+use crate::open;
+use crate::options::{Flush, RecoveryReport, StoreOptions};
+use crate::shm::control::{W_DURABLE, W_INCARNATION, W_PUBLISHED, W_WRITTEN};
+use crate::shm::{member, wake};
+use crate::sys::Env;
+
+/// Pending bytes from which a send writes them to the file, so that the kernel can start on them.
+const DRAIN: u64 = 64 << 10;
+/// Unflushed bytes from which the keeper flushes before its interval is over.
+const FLUSH_EARLY: u64 = 1 << 20;
+
+/// What every handle of an open store holds.
+pub(crate) struct Inner {
+    pub(crate) log: Log,
+    pub(crate) path: PathBuf,
+    pub(crate) options: StoreOptions,
+    pub(crate) report: RecoveryReport,
+    pub(crate) keeper: Arc<Keeper>,
+    /// This member's generation.
+    pub(crate) generation: u32,
+    closed: AtomicBool,
+    /// Calls in progress hold it for reading; close for writing. A process must not give its
+    /// member slot back while a thread of it is inside a lock.
+    calls: RwLock<()>,
+    /// Counts calls of `interrupt`.
+    interrupts: AtomicU64,
+    /// Pins in use by chunked sends of this process.
+    pub(crate) pins: parking_lot::Mutex<u32>,
+    pub(crate) pin_freed: parking_lot::Condvar,
+}
+
+impl Inner {
+    pub(crate) fn open(env: &Env, path: &Path, options: StoreOptions) -> Result<Arc<Self>> {
+        let (log, report) = open::attach(env, &options)?;
+        let generation = member::generation(&log.ctl, log.ctl.me());
+        let inner = Arc::new(Self {
+            log,
+            path: path.to_path_buf(),
+            options,
+            report,
+            keeper: Arc::new(Keeper::default()),
+            generation,
+            closed: AtomicBool::new(false),
+            calls: RwLock::new(()),
+            interrupts: AtomicU64::new(0),
+            pins: parking_lot::Mutex::new(0),
+            pin_freed: parking_lot::Condvar::new(),
+        });
+        crate::trace::opened(&inner);
+        Ok(inner)
+    }
+
+    /// Begins a call: refuses on a closed store and in a forked child.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        if self.log.ctl.host.forked() {
+            return Err(self.forked());
+        }
+        let guard = self.calls.read_recursive();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(self.closed_error());
+        }
+        Ok(guard)
+    }
+
+    #[cold]
+    fn forked(&self) -> Error {
+        Error::new(
+            Code::ForkedHandle,
+            format!(
+                "the store {} was opened before this process was forked; open it again here",
+                self.path.display()
+            ),
+        )
+    }
+
+    #[cold]
+    fn closed_error(&self) -> Error {
+        Error::new(
+            Code::Closed,
+            format!("the store {} was closed", self.path.display()),
+        )
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The incarnation of shared memory: receipts of another one fit nothing.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.log.ctl.load(W_INCARNATION)
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.log.ctl.host.boottime_ms()
+    }
+
+    /// BOOTTIME ms after so much time; `None` and overlong times never come.
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> u64 {
+        let ms = timeout.map_or(u64::MAX, |t| {
+            u64::try_from(t.as_millis()).unwrap_or(u64::MAX)
+        });
+        self.now().saturating_add(ms)
+    }
+
+    /// How often waits were asked to stop so far.
+    pub(crate) fn interrupts(&self) -> u64 {
+        self.interrupts.load(Ordering::Acquire)
+    }
+
+    /// After an append: passes pending bytes on, and makes sure that somebody will flush them.
+    #[inline]
+    pub(crate) fn appended(self: &Arc<Self>) {
+        let ctl = &self.log.ctl;
+        let published = ctl.load(W_PUBLISHED);
+        if published.saturating_sub(ctl.load(W_WRITTEN)) >= DRAIN {
+            self.log.drain_if_free();
+        }
+        let hurry = published.saturating_sub(ctl.load(W_DURABLE)) >= FLUSH_EARLY;
+        Keeper::unflushed(self, hurry);
+    }
+
+    /// Waits until `lsn` is durable if `flush` asks for it; returns whether it is known to be.
+    #[inline]
+    pub(crate) fn settle_durability(
+        self: &Arc<Self>,
+        flush: Flush,
+        lsn: u64,
+        deadline: u64,
+    ) -> Result<bool> {
+        match flush {
+            Flush::Async => {
+                self.appended();
+                Ok(false)
+            }
+            Flush::Sync => {
+                if self.log.wait_durable(lsn, deadline)? {
+                    Ok(true)
+                } else {
+                    Err(self.log.flush_timeout())
+                }
+            }
+        }
+    }
+
+    /// Makes every wait of this process on this store return.
+    pub(crate) fn interrupt(&self) {
+        self.interrupts.fetch_add(1, Ordering::AcqRel);
+        self.wake_waiters();
+    }
+
+    fn wake_waiters(&self) {
+        for group in 0..crate::delivery::registry::groups(&self.log.ctl) {
+            wake::wake_whole_group(&self.log.ctl, group);
+        }
+    }
+
+    /// Flushes, releases what this process holds and leaves. Later calls do nothing.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.log.ctl.host.forked() {
+            // The parent's membership is not ours to end.
+            return Ok(());
+        }
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.wake_waiters();
+        self.keeper.stop();
+        let _alone = self.calls.write();
+        let log = &self.log;
+        let released = putback::release_member(log, (log.ctl.me(), self.generation), false);
+        let flushed = match log.check_usable() {
+            Ok(()) => log.flush_and_mark(log.ctl.patience()),
+            Err(e) => Err(e),
+        };
+        let left = member::leave(&log.ctl);
+        released.and(flushed).and(left)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if killed!() {
+            return;
+        }
+        if let Err(e) = self.close() {
+            crate::trace::close_failed(&self.path, &e);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The keeper: one thread per open store that does what nobody waits for.
+//!
+//! It flushes asynchronous sends within their interval, and every 50 ms looks after what others
+//! left: bytes that a dead sender did not flush, leases of dead members, expired leases, segments
+//! to prepare, sidecars and snapshots to write, segments to remove. It is started at the first
+//! send or receive. Nothing depends on it for correctness: whoever waits does the same work.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::commitlog::Log;
+use crate::commitlog::append::region_of;
+use crate::commitlog::prepare::Maintenance;
+use crate::delivery::{live, putback, snapshot};
+use crate::error::{Code, Result};
+use crate::inner::Inner;
+use crate::shm::control::{
+    G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER,
+};
+use crate::shm::{member, wake};
+
+/// The thread's side of an open store.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    started: AtomicBool,
+    /// Something was appended since the thread last looked; set once, so that senders do not wake
+    /// it for each message.
+    told: AtomicBool,
+    state: Mutex<State>,
+    wanted: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stop: bool,
+    work: bool,
+    hurry: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Makes sure that the thread runs. Cheap when it does.
+    #[inline]
+    pub(crate) fn start(inner: &Arc<Inner>) {
+        if !inner.keeper.started.load(Ordering::Relaxed) {
+            Self::start_thread(inner);
+        }
+    }
+
+    #[cold]
+    fn start_thread(inner: &Arc<Inner>) {
+        if !inner.log.ctl.host.has_threads() {
+            return;
+        }
+        let mut state = inner.keeper.state.lock();
+        if state.stop || inner.keeper.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let weak = Arc::downgrade(inner);
+        let keeper = Arc::clone(&inner.keeper);
+        let interval = inner.options.flush_interval;
+        let spawned =
+            crate::sys::spawn_quietly("keepq-keeper", move || run(&keeper, &weak, interval));
+        match spawned {
+            Ok(thread) => state.thread = Some(thread),
+            Err(e) => {
+                // Without the thread, waiters and the next open do its work.
+                let e = crate::Error::io("start a thread for", &inner.path, &e);
+                crate::trace::keeper_failed("no keeper", &e);
+            }
+        }
+    }
+
+    /// Something was appended that nobody waits for.
+    #[inline]
+    pub(crate) fn unflushed(inner: &Arc<Inner>, hurry: bool) {
+        Self::start(inner);
+        let keeper = &inner.keeper;
+        if hurry || !keeper.told.load(Ordering::Relaxed) {
+            keeper.tell(hurry);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, hurry: bool) {
+        self.told.store(true, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.work && (state.hurry || !hurry) {
+            return;
+        }
+        state.work = true;
+        state.hurry |= hurry;
+        self.wanted.notify_one();
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(&self) {
+        let thread = {
+            let mut state = self.state.lock();
+            state.stop = true;
+            self.wanted.notify_all();
+            state.thread.take()
+        };
+        if let Some(thread) = thread {
+            // The thread itself may drop the last handle.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do, at most `longest`. False: stop.
+    fn sleep(&self, longest: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.stop && !state.work {
+            self.wanted.wait_for(&mut state, longest);
+        }
+        !state.stop
+    }
+
+    /// Lets the interval pass, or less when much is pending. False: stop.
+    fn gather(&self, interval: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.stop && !state.hurry {
+            self.wanted.wait_for(&mut state, interval);
+        }
+        state.work = false;
+        state.hurry = false;
+        !state.stop
+    }
+}
+
+/// The thread holds the keeper, not the store, while it sleeps: dropping the last handle closes.
+fn run(keeper: &Keeper, weak: &Weak<Inner>, interval: Duration) {
+    let mut quiet = Quiet::default();
+    while keeper.sleep(wake::LOOK) {
+        let Some(pending) = weak.upgrade().map(|inner| inner.log.unflushed() > 0) else {
+            return;
+        };
+        if !keeper.gather(if pending { interval } else { Duration::ZERO }) {
+            return;
+        }
+        keeper.told.store(false, Ordering::Relaxed);
+        let Some(inner) = weak.upgrade() else { return };
+        let Ok(_call) = inner.enter() else { return };
+        let ctl = &inner.log.ctl;
+        if ctl.load(W_PUBLISHED) > ctl.load(W_DURABLE) {
+            report(
+                "flushing in the background",
+                inner.log.flush_now(ctl.patience()),
+            );
+        }
+        look(&inner.log);
+        if quiet.lasts(inner.log.tail()) {
+            let marked = inner.log.mark_durable(ctl.patience());
+            report("writing a watermark", marked.map(|_| ()));
+        }
+    }
+}
+
+/// How long nothing was appended.
+#[derive(Default)]
+struct Quiet {
+    tail: u64,
+    rounds: u32,
+}
+
+impl Quiet {
+    /// Rounds of 50 ms after which a watermark is written: once, after about half a second.
+    const ROUNDS: u32 = 10;
+
+    fn lasts(&mut self, tail: u64) -> bool {
+        self.rounds = if tail == self.tail {
+            self.rounds.saturating_add(1)
+        } else {
+            0
+        };
+        self.tail = tail;
+        self.rounds == Self::ROUNDS
+    }
+}
+
+fn report(what: &str, result: Result<()>) {
+    if let Err(e) = result {
+        crate::trace::keeper_failed(what, &e);
+    }
+}
+
+/// Looks after everything once. The simulator calls it in place of the thread.
+pub(crate) fn look(log: &Log) {
+    let ctl = &log.ctl;
+    let swept = member::sweep(ctl, &|slot, generation| {
+        putback::release_member(log, (slot, generation), true)
+    });
+    report("cleaning up after dead members", swept.map(|_| ()));
+    report("ending leases", expire(log));
+    if wants_maintenance(log) {
+        report("maintaining the log", maintain(log));
+    }
+}
+
+/// Ends what is due, so that it is not left to the next receive.
+fn expire(log: &Log) -> Result<()> {
+    let ctl = &log.ctl;
+    if ctl.global(crate::shm::control::G_OUTSTANDING) == 0 {
+        return Ok(());
+    }
+    let mut tx = ctl.begin(ctl.patience())?;
+    let done = putback::expire_due(log, &mut tx, ctl.host.boottime_ms())?;
+    tx.commit();
+    if done > 0 {
+        for group in 0..crate::delivery::registry::groups(ctl) {
+            putback::wake_if_ready(log, group);
+        }
+    }
+    Ok(())
+}
+
+fn wants_maintenance(log: &Log) -> bool {
+    let ctl = &log.ctl;
+    let active = ctl.global(G_ACTIVE);
+    log.wants_preparation()
+        || ctl.load(ctl.layout.region(1 - region_of(active), X_NUMBER)) != 0
+        || snapshot::is_due(log) && active > 1
+        || ctl.global(G_OLDEST) < active && ctl.global(G_SNAP_END) != 0
+}
+
+/// Prepares, indexes, snapshots and reclaims, if nobody else is at it.
+pub(crate) fn maintain(log: &Log) -> Result<()> {
+    let Some(held) = log.try_maintain()? else {
+        return Ok(());
+    };
+    let ctl = &log.ctl;
+    // On a full disk nothing can be prepared, and all the more the rest is wanted: it makes room.
+    let prepared = if log.wants_preparation() {
+        log.prepare_next(&held, log.least_size(0))
+    } else {
+        Ok(())
+    };
+    log.write_pending_sidecar(ctl.global(G_ACTIVE))?;
+    if snapshot::is_due(log) && ctl.global(G_ACTIVE) > 1 {
+        snapshot::write(log, &held)?;
+    }
+    let full = prepared.as_ref().is_err_and(|e| e.code() == Code::Full);
+    if full || log.is_short() {
+        free_space(log, &held)?;
+    }
+    reclaim(log).and(prepared)
+}
+
+/// On a full disk no roll begins a new snapshot, and the last two keep what they stand for: up to
+/// two new ones let everything go that is consumed.
+fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
+    let ctl = &log.ctl;
+    for _ in 0..2 {
+        let oldest = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
+        let Some(oldest) = oldest else { return Ok(()) };
+        if oldest.end <= ctl.global(G_SNAP_BEFORE) || oldest.end > live::lowest_live(log)?.0 {
+            break;
+        }
+        snapshot::write(log, held)?;
+    }
+    log.flush_now(ctl.patience())
+}
+
+/// Removes segments below everything that is live.
+fn reclaim(log: &Log) -> Result<()> {
+    let ctl = &log.ctl;
+    if ctl.global(G_SNAP_END) == 0 || ctl.global(G_SNAP_END) > ctl.load(W_DURABLE) {
+        return Ok(());
+    }
+    let oldest = ctl.global(G_OLDEST);
+    let Some(first) = log.sealed_from(oldest)?.into_iter().next() else {
+        return Ok(());
+    };
+    if first.end > log.lowest_pin() {
+        return Ok(());
+    }
+    let (lowest, as_of) = live::lowest_live(log)?;
+    if first.end > lowest || as_of > ctl.load(W_DURABLE) {
+        return Ok(());
+    }
+    live::advance_first(log, lowest.min(log.lowest_pin()))?;
+    log.reclaim_below(lowest, as_of).map(|_| ())
+}

@@ -1,0 +1,76 @@
+//! keepq is a durable message queue in a library.
+//!
+//! A directory is the queue; any number of processes send to it and consume from it at the same
+//! time, and no server runs. A message that was confirmed survives the death of every process and,
+//! sent with [`Flush::Sync`], power loss; it is delivered to every group until it is acked, and in
+//! the end dead-lettered, never dropped.
+//!
+//! Start with [`Store::open`]. The words: a *store* is an opened directory; a *topic* a named
+//! stream of messages in it; a *group* consumes a topic together; a received message is *leased*
+//! until it is *acked*, *nacked* or *rejected*.
+//!
+//! The layers, each calling only downwards: public handles -> `delivery`, `commitlog` -> `shm` ->
+//! `sys` -> `format`. `docs/ARCHITECTURE.md` walks through them.
+
+#[macro_use]
+#[path = "sim/switch_macro.rs"]
+mod switch_macro;
+
+pub mod error;
+pub mod options;
+
+mod commitlog;
+mod delivery;
+mod doctor;
+mod format;
+mod group;
+mod handed;
+mod inner;
+mod keeper;
+mod open;
+mod producer;
+mod rebuild;
+mod receipt;
+mod shm;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
+#[cfg(feature = "sim")]
+mod simulated;
+mod store;
+mod sys;
+mod topic;
+mod trace;
+mod verify;
+
+pub use doctor::{Check, doctor};
+pub use error::{Code, Error, Outcome, Result};
+pub use group::{Group, GroupOptions};
+pub use handed::Delivery;
+pub use options::{
+    Backoff, Finding, Flush, GroupStats, MessageId, RecoveryReport, SendStatus, Sent, Start,
+    StoreOptions, StoreStats, TopicStats, VerifyReport, limits,
+};
+pub use producer::Producer;
+pub use receipt::Receipt;
+pub use store::Store;
+pub use topic::{Message, OutMessage, Topic};
+pub use verify::verify;
+
+/// Version of the on-disk format this library writes; 0 is the draft before format v1.
+pub const FORMAT_VERSION: u32 = format::superblock::FORMAT_VERSION;
+
+/// A fresh directory for an example, on a real disk where there is one.
+#[doc(hidden)]
+#[must_use]
+pub fn doc_dir(name: &str) -> std::path::PathBuf {
+    let base = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(std::env::temp_dir, |d| {
+        std::path::PathBuf::from(d).join("target")
+    });
+    base.join(format!("keepq-doc-{name}-{}", std::process::id()))
+}
+
+/// The README's Rust example is compiled by the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,344 @@
+//! Options and results of the public calls, with their defaults and limits in sight.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The documented limits; each is tested at the limit and one past it.
+pub mod limits {
+    /// Largest body of a message, bytes.
+    pub const BODY: usize = 16 << 20;
+    /// Longest topic, group or producer name, bytes. Characters: `A-Z a-z 0-9 . _ -`.
+    pub const NAME: usize = 120;
+    /// Longest key, order key, tag or deduplication id, bytes of UTF-8.
+    pub const KEY: usize = 255;
+    /// All header names and values of one message together, bytes.
+    pub const HEADERS: usize = 48 << 10;
+    /// Most headers on one message.
+    pub const HEADER_COUNT: usize = 1024;
+    /// Most messages asked for by one batch receive.
+    pub const RECEIVE_BATCH: usize = 1024;
+    /// Longest reason of a reject, bytes of UTF-8.
+    pub const REASON: usize = 1024;
+    /// Longest lease, back-off or extension: 30 days.
+    pub const LEASE: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+    /// Most processes (and library copies) that have one store open at a time.
+    pub const MEMBERS: usize = 1024;
+}
+
+/// When a send is confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Flush {
+    /// On disk when `send` returns: survives power loss. One fdatasync is shared by all senders of
+    /// all processes.
+    #[default]
+    Sync,
+    /// In shared memory when `send` returns: survives the death of every process; on disk within
+    /// the flush interval.
+    Async,
+}
+
+/// How a store is opened. Made by [`Store::options`](crate::Store::options).
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    pub(crate) create: bool,
+    pub(crate) exist_ok: bool,
+    pub(crate) flush: Flush,
+    pub(crate) flush_interval: Duration,
+    pub(crate) send_timeout: Duration,
+    pub(crate) mode: u32,
+    pub(crate) segment_size: u64,
+    pub(crate) ring_size: u64,
+    pub(crate) slots: u32,
+    pub(crate) allow_unsafe_filesystem: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            create: true,
+            exist_ok: true,
+            flush: Flush::Sync,
+            flush_interval: Duration::from_millis(10),
+            send_timeout: Duration::from_secs(3),
+            mode: 0o600,
+            segment_size: 64 << 20,
+            ring_size: 8 << 20,
+            slots: 1 << 16,
+            allow_unsafe_filesystem: false,
+        }
+    }
+}
+
+macro_rules! setter {
+    ($(#[$doc:meta])* $name:ident: $type:ty) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = $name;
+            self
+        }
+    };
+}
+
+impl StoreOptions {
+    setter! {
+        /// Whether a store is made where there is none (default true).
+        create: bool
+    }
+    setter! {
+        /// With false, an existing store is an error (default true).
+        exist_ok: bool
+    }
+    setter! {
+        /// When sends of this handle are confirmed, unless the topic or the send says otherwise
+        /// (default [`Flush::Sync`]).
+        flush: Flush
+    }
+    setter! {
+        /// How long an asynchronous send may stay unflushed (default 10 ms; 1 ms to 60 s).
+        flush_interval: Duration
+    }
+    setter! {
+        /// The time a send may take over all its attempts (default 3 s).
+        send_timeout: Duration
+    }
+    setter! {
+        /// Permission bits of the files of a new store (default 0o600); directories get execute
+        /// where read is set.
+        mode: u32
+    }
+    setter! {
+        /// Size of a full-grown log segment of a new store, bytes (default 64 MiB; 16 MiB to
+        /// 1 GiB). Fixed when the store is created.
+        segment_size: u64
+    }
+    setter! {
+        /// Size of the shared tail ring of a new store, bytes: a power of two (default 8 MiB;
+        /// 1 MiB to 256 MiB). The most that can be unflushed. Fixed when the store is created.
+        ring_size: u64
+    }
+    setter! {
+        /// How many messages can be outstanding (leased, waiting for a retry) in a new store at a
+        /// time, all groups together (default 65,536; 1,024 to 1 Mi). Fixed at creation.
+        slots: u32
+    }
+    setter! {
+        /// Opens on a network, FUSE or memory file system all the same: without the guarantees
+        /// that such a file system cannot give.
+        allow_unsafe_filesystem: bool
+    }
+}
+
+/// How a send ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SendStatus {
+    /// Stored as durably as asked.
+    SendOk,
+}
+
+impl SendStatus {
+    /// The name all languages use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SendOk => "SEND_OK",
+        }
+    }
+}
+
+/// The identity of a message: its first log position. It stays the same through retry and
+/// dead-lettering. Shown as 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub(crate) u64);
+
+impl MessageId {
+    /// The log position.
+    #[must_use]
+    pub const fn lsn(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The result of a send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sent {
+    /// The message's identity; zero for a duplicate whose result is no longer known.
+    pub id: MessageId,
+    /// Its sequence in the topic, from 0. None for a duplicate whose result is no longer known.
+    pub seq: Option<u64>,
+    /// How it ended.
+    pub status: SendStatus,
+    /// Whether the message was on disk when the call returned.
+    pub durable: bool,
+    /// Whether a named producer had already sent this sequence: nothing was appended.
+    pub duplicate: bool,
+}
+
+/// Where a new group begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Start {
+    /// The earliest message that is kept.
+    #[default]
+    Earliest,
+    /// Messages sent after the group was made.
+    Latest,
+    /// The message with this sequence.
+    Sequence(u64),
+}
+
+/// How long a message waits after a failed attempt: `first * factor^(n-1)`, at most `max`, changed
+/// by a random part of at most `jitter`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// The wait after the first failure (default 1 s).
+    pub first: Duration,
+    /// How much longer each next wait is (default 2).
+    pub factor: f64,
+    /// The longest wait (default 600 s).
+    pub max: Duration,
+    /// The random part, 0 to 1 (default 0.1).
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(600),
+            jitter: 0.1,
+        }
+    }
+}
+
+/// What opening the store found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// The store was made by this call.
+    pub created: bool,
+    /// Other processes had it open: nothing to recover.
+    pub joined: bool,
+    /// Shared memory of this boot was intact and taken over (else the log was scanned).
+    pub warm: bool,
+    /// Records replayed from the log.
+    pub records: u64,
+    /// Bytes of an unfinished tail that were cut: never confirmed durable.
+    pub cut_bytes: u64,
+    /// Bytes that had been durable and are damaged (see [`crate::Store::verify`]).
+    pub damaged_bytes: u64,
+    /// The end of what was recovered, as a log position.
+    pub end: u64,
+    /// One sentence per finding, for people.
+    pub notes: Vec<String>,
+}
+
+/// Counters of a store. See [`crate::Store::stats`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStats {
+    /// Log position after the last record.
+    pub tail: u64,
+    /// Log position below which everything is on disk.
+    pub durable: u64,
+    /// Bytes of the log files.
+    pub disk_bytes: u64,
+    /// Number of segments.
+    pub segments: u64,
+    /// Processes that have the store open.
+    pub members: u64,
+    /// Messages outstanding in all groups.
+    pub outstanding: u64,
+    /// Flushes done by any process since shared memory was made.
+    pub flushes: u64,
+    /// One entry a topic, by name.
+    pub topics: Vec<TopicStats>,
+    /// One entry a group, by topic and name.
+    pub groups: Vec<GroupStats>,
+}
+
+/// Counters of a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// Its name.
+    pub name: String,
+    /// Sequence of the earliest kept message.
+    pub first_seq: u64,
+    /// Sequence the next message gets.
+    pub next_seq: u64,
+    /// How many groups it has.
+    pub groups: u64,
+}
+
+/// Counters of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// Its topic.
+    pub topic: String,
+    /// Its name.
+    pub name: String,
+    /// Messages that can be received now, those not looked at yet included.
+    pub ready: u64,
+    /// Messages leased to a consumer.
+    pub in_flight: u64,
+    /// Messages waiting for their back-off to end.
+    pub delayed: u64,
+    /// Sequences from the cursor to the end of the topic: at most so many were never looked at.
+    pub lag: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Sequence of the next message never looked at.
+    pub cursor: u64,
+}
+
+/// One defect found by [`crate::verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// File, relative to the store.
+    pub file: String,
+    /// Byte offset in the file.
+    pub position: u64,
+    /// How many bytes are concerned; 0 if not known.
+    pub length: u64,
+    /// What is wrong, one sentence.
+    pub reason: String,
+    /// Whether it is damage of what had been durable (else it is only worth knowing).
+    pub damage: bool,
+}
+
+/// The result of [`crate::verify`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Files read.
+    pub files: u64,
+    /// Records checked.
+    pub records: u64,
+    /// Messages among them.
+    pub messages: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether nothing that had been durable is damaged.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        !self.findings.iter().any(|f| f.damage)
+    }
+}

@@ -1,0 +1,235 @@
+//! Building the shared state anew from the log, when shared memory is gone: the parts of a cold
+//! open.
+
+use crate::commitlog::append::{Need, Purpose, ring_write, start_segment};
+use crate::commitlog::recover::{Event, Found, Recovery};
+use crate::commitlog::{HEADER_SPAN, Log};
+use crate::delivery::replay::Model;
+use crate::error::{Code, Error, Result};
+use crate::format::payload::Loss;
+use crate::format::record::{Draft, Kind};
+use crate::format::segment::{self, JUMP, SegmentHeader};
+use crate::open::FIRST_SEGMENT;
+use crate::options::RecoveryReport;
+use crate::shm::control::{
+    G_ACTIVE, G_EPOCH, G_GROWN, G_OLDEST, G_SNAP, G_SNAP_BEFORE, G_TAIL, R_BASE, R_END, R_FILE,
+    R_LIMIT, R_NUMBER, R_SALT, W_DURABLE, W_WRITTEN,
+};
+use crate::shm::undo;
+
+/// Replays the log from the best snapshot that turns out to be whole.
+pub(crate) fn replay(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found)> {
+    for start in recovery.starts() {
+        let mut model = Model::new(start, jump);
+        let mut wrong = None;
+        let found = recovery.scan(start, &mut |event| {
+            match event {
+                Event::Jump => model.jump(),
+                Event::Record(lsn, record) => {
+                    if let Err(bad) = model.apply(lsn, record) {
+                        wrong.get_or_insert((lsn, bad));
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if let Some((lsn, bad)) = wrong {
+            return Err(Error::new(
+                Code::Incompatible,
+                format!("the record at {lsn:#x} of the log cannot be understood: {bad}"),
+            )
+            .at_position(lsn));
+        }
+        if start == 0
+            && recovery
+                .sources
+                .values()
+                .next()
+                .is_some_and(|s| s.header.prev_end != 0)
+        {
+            return Err(no_start());
+        }
+        // A snapshot that survived by chance does not vouch for what lies before it.
+        if start == 0 || model.snap_complete && found.proven >= start {
+            return Ok((model, found));
+        }
+    }
+    Ok((Model::default(), Found::default()))
+}
+
+/// The beginning of the log is reclaimed and no snapshot that stands for it is whole.
+fn no_start() -> Error {
+    Error::new(
+        Code::Corrupt,
+        "no snapshot in the log is whole, and what they stand for is reclaimed: topics and groups \
+         are unknown. The messages are still there; restore the store's files from a copy, or \
+         run keepq verify for what is damaged",
+    )
+}
+
+/// Fills in the words of a store that was just made.
+pub(crate) fn start_created(log: &Log, recovery: &Recovery) -> Result<()> {
+    let Some(source) = recovery.sources.get(&1) else {
+        return Err(Error::new(
+            Code::Internal,
+            "a new store has no first segment",
+        ));
+    };
+    let h = source.header;
+    let mut tx = log.ctl.begin(log.ctl.patience())?;
+    start_segment(&log.ctl, &mut tx, 1, h.base, h.size, h.salt);
+    tx.set_global(G_TAIL, HEADER_SPAN);
+    tx.set_global(G_EPOCH, 1);
+    tx.set_global(G_OLDEST, 1);
+    tx.set_global(G_GROWN, h.size);
+    tx.commit();
+    undo::init(&log.ctl, W_WRITTEN, HEADER_SPAN);
+    undo::init(&log.ctl, W_DURABLE, HEADER_SPAN);
+    Ok(())
+}
+
+/// Begins a new epoch: a new segment beyond everything that could have been written.
+pub(crate) fn start_epoch(
+    log: &Log,
+    recovery: &Recovery,
+    found: &Found,
+    model: &Model,
+) -> Result<()> {
+    let ctl = &log.ctl;
+    let ring = ctl.layout.geometry.ring;
+    let highest = recovery
+        .sources
+        .values()
+        .filter(|s| s.header.base >= found.end)
+        .map(|s| s.limit())
+        .fold(found.end, u64::max);
+    let jump = if broken!(SequenceReuse) { 0 } else { ring };
+    let base = (highest + jump).next_multiple_of(HEADER_SPAN);
+    let number = recovery.left.highest.max(found.last) + 1;
+    let short = u32::try_from(number)
+        .map_err(|_| Error::new(Code::LimitExceeded, "the log has too many segments"))?;
+    let size = FIRST_SEGMENT
+        .min(ctl.layout.geometry.segment)
+        .max(log.least_size(1 << 10));
+    let name = log.prepare_named(short, size)?;
+    let epoch = if broken!(EpochNotBumped) {
+        found.epoch
+    } else {
+        found.epoch + 1
+    };
+    let header = SegmentHeader {
+        number: short,
+        epoch,
+        base,
+        prev_end: found.end,
+        snap_lsn: model.snap(),
+        flags: JUMP,
+        ..first_header_of(log, size)
+    };
+    debug_assert!(name.ends_with(".seg"));
+    let mut tx = ctl.begin(ctl.patience())?;
+    if let Some(last) = recovery.sources.get(&found.last) {
+        let at = |word| ctl.layout.recent(found.last, word);
+        tx.set(at(R_NUMBER), found.last);
+        tx.set(at(R_BASE), last.header.base);
+        tx.set(at(R_END), found.end);
+        tx.set(at(R_LIMIT), last.limit());
+        tx.set(at(R_SALT), last.header.salt);
+        tx.set(at(R_FILE), 0);
+    }
+    start_segment(ctl, &mut tx, number, base, size, header.salt);
+    ring_write(ctl, base, &header.encode());
+    tx.set_global(G_TAIL, base + HEADER_SPAN);
+    tx.set_global(G_EPOCH, u64::from(epoch));
+    let oldest = recovery.sources.keys().next().copied().unwrap_or(number);
+    tx.set_global(G_OLDEST, oldest);
+    tx.set_global(G_GROWN, size);
+    tx.set_global(G_SNAP, model.snap());
+    tx.set_global(G_SNAP_BEFORE, model.snap());
+    debug_assert!(tx.global(G_ACTIVE) == number);
+    undo::init(ctl, W_WRITTEN, base);
+    undo::init(ctl, W_DURABLE, base);
+    tx.commit();
+    Ok(())
+}
+
+fn first_header_of(log: &Log, size: u64) -> SegmentHeader {
+    let host = &*log.ctl.host;
+    SegmentHeader {
+        number: 0,
+        file: 0,
+        epoch: 0,
+        base: 0,
+        size,
+        salt: host.random(),
+        uuid: log.uuid,
+        prev_end: 0,
+        snap_lsn: 0,
+        continues_at: 0,
+        created_ms: host.realtime_ms(),
+        flags: 0,
+        algorithm: segment::CRC32,
+        version: segment::VERSION,
+    }
+}
+
+/// Writes down what damage took, so that every group is told once.
+pub(crate) fn note_loss(log: &Log, found: &Found, model: &Model) -> Result<()> {
+    if model.gaps.is_empty() {
+        return Ok(());
+    }
+    let from = found.damage.first().map_or(0, |d| d.from);
+    let to = found.damage.last().map_or(0, |d| d.to);
+    let reason = found
+        .damage
+        .first()
+        .map_or_else(String::new, |d| d.reason.clone());
+    for gaps in model.gaps.chunks(256) {
+        let loss = Loss {
+            from,
+            to,
+            gaps: gaps.to_vec(),
+            reason: reason.clone(),
+        };
+        let mut draft = Draft::new(Kind::Loss, 0, 0, &[], &[&loss.encode()]);
+        let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
+        log.transact(need, log.ctl.patience(), |tx| {
+            log.append(tx, &mut draft.bytes, 0);
+            Ok(())
+        })?;
+    }
+    model.tell_groups(log)
+}
+
+pub(crate) fn describe(
+    report: &mut RecoveryReport,
+    found: &Found,
+    model: &Model,
+    recovery: &Recovery,
+) {
+    report.records = model.records;
+    report.cut_bytes = found.cut;
+    for damage in &found.damage {
+        report.damaged_bytes += damage.to.saturating_sub(damage.from);
+        report.notes.push(format!(
+            "damage in segment {}, log positions {:#x} to {:#x}: {}",
+            damage.number, damage.from, damage.to, damage.reason
+        ));
+    }
+    if found.cut > 0 {
+        report.notes.push(format!(
+            "{} bytes behind {:#x} were never confirmed durable and were cut",
+            found.cut, found.end
+        ));
+    }
+    for (name, bad) in &recovery.left.damaged {
+        report.damaged_bytes += HEADER_SPAN;
+        report.notes.push(format!("log/{name}: {bad}"));
+    }
+    for name in recovery.emptied(found) {
+        report.damaged_bytes += HEADER_SPAN;
+        report.notes.push(format!(
+            "log/{name} is empty, but the log goes on behind it"
+        ));
+    }
+}

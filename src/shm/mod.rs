@@ -1,0 +1,16 @@
+//! What the processes of a store share: `ctl`, its locks, its members and its waits.
+//!
+//! - [`control`] is the layout of `ctl`: where every word lies and who may write it.
+//! - [`undo`] is the one way to change shared state: [`Ctl::set`](undo::Tx::set) under lock E.
+//! - [`lock`] is the futex lock whose dead owner is found by its OFD byte, never by time.
+//! - [`member`] is the table of processes, their reaping and the sweep.
+//! - [`wake`] is how threads of different processes wait for one another, always bounded.
+
+pub(crate) mod control;
+pub(crate) mod lock;
+pub(crate) mod member;
+pub(crate) mod undo;
+pub(crate) mod wake;
+
+pub(crate) use control::{Geometry, Layout};
+pub(crate) use undo::{Ctl, Tx};

@@ -1,0 +1,156 @@
+//! Switches that take one protection away, so that the tests can show that they would notice.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The environment variable that names a switch for a whole process.
+const VARIABLE: &str = "KEEPQ_BREAK";
+
+macro_rules! breaks {
+    ($( $(#[$doc:meta])* $variant:ident = $name:literal, )*) => {
+        /// One protection of the engine that a test can take away.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Break { $( $(#[$doc])* $variant, )* }
+
+        impl Break {
+            /// Every switch.
+            pub const ALL: &'static [Break] = &[$( Break::$variant, )*];
+
+            /// Its name in `KEEPQ_BREAK`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Break::$variant => $name, )* }
+            }
+        }
+    };
+}
+
+breaks! {
+    /// No file is ever synced.
+    NoFdatasync = "no_fdatasync",
+    /// Every third sync of a file is left out.
+    EveryThirdFdatasync = "every_third_fdatasync",
+    /// A file is renamed into place before its content is synced.
+    NoFileSyncBeforeRename = "no_file_sync_before_rename",
+    /// No directory is ever synced.
+    NoDirSync = "no_dir_sync",
+    /// The durable watermark moves before the sync.
+    WatermarkBeforeFsync = "watermark_before_fsync",
+    /// A message of a sync topic is delivered before it is durable.
+    VisibleBeforeWatermark = "visible_before_watermark",
+    /// A failed sync is tried again on the same pages.
+    FsyncRetriedAfterEio = "fsync_retried_after_eio",
+    /// What a dead process wrote is trusted without being written again.
+    NoRewriteOnReopen = "no_rewrite_on_reopen",
+    /// A record's checksum does not cover its position.
+    SaltWithoutPosition = "salt_without_position",
+    /// An unclean recovery keeps the epoch.
+    EpochNotBumped = "epoch_not_bumped",
+    /// A record's checksum does not cover its length.
+    CrcWithoutLength = "crc_without_length",
+    /// Recovery cuts the log at the first bad record, whatever proves that it was durable.
+    TruncateAtFirstBadCrc = "truncate_at_first_bad_crc",
+    /// Topic sequences are used again after a recovery.
+    SequenceReuse = "sequence_reuse",
+    /// A dead owner's half-done changes stay.
+    UndoMissing = "undo_missing",
+    /// The old value is noted after the change.
+    UndoAfterStore = "undo_after_store",
+    /// The tail is published before the change is whole.
+    PublishedBeforeCommit = "published_before_commit",
+    /// A lock is taken from a living owner when the wait was long.
+    LockStolenOnTimeout = "lock_stolen_on_timeout",
+    /// A dead member's slot is freed before its locks are repaired.
+    SlotFreedBeforeRepair = "slot_freed_before_repair",
+    /// A reused slot keeps its generation.
+    GenerationNotBumped = "generation_not_bumped",
+    /// A full disk is noticed after the state has changed.
+    EnospcAfterStateChange = "enospc_after_state_change",
+    /// A member probes its own byte and finds itself dead.
+    OwnSlotProbed = "own_slot_probed",
+    /// A recovery goes on with the next sequence and position.
+    SequencesNotJumped = "sequences_not_jumped",
+    /// A segment is removed below the first chunk of a send in progress.
+    ReclaimBelowChunk = "reclaim_below_chunk",
+    /// A wake-up that a killed waiter took is not handed on.
+    WakeLost = "wake_lost",
+    /// A segment is removed before the records that released it are durable.
+    UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
+    /// Recovery replays from the last piece of a snapshot.
+    SnapReplayedFromLastPiece = "snap_replayed_from_last_piece",
+    /// A descriptor of the old file is used after a reseal.
+    OldDescriptorAfterReseal = "old_descriptor_after_reseal",
+    /// A copy from the ring is checked against what was written, not what is durable.
+    RingCopyCheckedAgainstWritten = "ring_copy_checked_against_written",
+    /// A warm attach believes the state without its sum.
+    StateSumNotChecked = "state_sum_not_checked",
+    /// Sends may use the space kept for acks.
+    NoReserveForAcks = "no_reserve_for_acks",
+    /// A leader's death around its sync is not made good.
+    IntentIgnored = "intent_ignored",
+    /// A second recovery finds something else than the first.
+    RecoveryNotIdempotent = "recovery_not_idempotent",
+    /// A damaged record is passed over without a word.
+    SilentSkipOverBadCrc = "silent_skip_over_bad_crc",
+    /// A failed store takes sends again.
+    FailedNotSticky = "failed_not_sticky",
+    /// A length is used before its checksum was compared.
+    LengthTrustedBeforeCrc = "length_trusted_before_crc",
+}
+
+impl Break {
+    /// The switch with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Break> {
+        Break::ALL.iter().copied().find(|b| b.name() == name)
+    }
+}
+
+/// The switch in force: 0 for none, else its place in the list plus one.
+fn current() -> &'static AtomicUsize {
+    static CURRENT: OnceLock<AtomicUsize> = OnceLock::new();
+    CURRENT.get_or_init(|| {
+        let named = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty());
+        let switch = named.map(|name| match Break::from_name(&name) {
+            Some(switch) => switch,
+            None => panic!("{VARIABLE} names no switch: {name}"),
+        });
+        AtomicUsize::new(number(switch))
+    })
+}
+
+fn number(switch: Option<Break>) -> usize {
+    switch.map_or(0, |switch| switch as usize + 1)
+}
+
+/// Takes a protection away in this process, or gives all back.
+pub fn set_broken(switch: Option<Break>) {
+    current().store(number(switch), Ordering::SeqCst);
+}
+
+/// Whether this protection is taken away.
+#[inline]
+pub(crate) fn broken(switch: Break) -> bool {
+    current().load(Ordering::Relaxed) == number(Some(switch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_variants() {
+        for &switch in Break::ALL {
+            assert_eq!(Break::from_name(switch.name()), Some(switch));
+            let mut snake = String::new();
+            for c in format!("{switch:?}").chars() {
+                if c.is_ascii_uppercase() && !snake.is_empty() {
+                    snake.push('_');
+                }
+                snake.push(c.to_ascii_lowercase());
+            }
+            assert_eq!(snake, switch.name());
+        }
+        assert_eq!(Break::from_name("no_such_switch"), None);
+    }
+}

@@ -1,0 +1,391 @@
+//! The public handle of an open store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::{live, registry};
+use crate::error::{Code, Error, Result};
+use crate::group::{GroupOptions, check_user_name, group_stats};
+use crate::handed::{ack_held, check_reason, extend_held, nack_held, reject_held, store_hash};
+use crate::inner::Inner;
+use crate::options::{Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport};
+use crate::producer::Producer;
+use crate::receipt::Receipt;
+use crate::shm::control::{
+    G_OUTSTANDING, G_TAIL, T_FIRST, T_GROUP, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES, W_PUBLISHED,
+};
+use crate::shm::member;
+use crate::sys::{Env, RealDisk, RealHost, check_filesystem};
+use crate::topic::Topic;
+
+/// An open store: a directory of messages shared by any number of processes.
+///
+/// Cheap to clone and usable from any thread; the last clone to be dropped closes it. After a
+/// `fork`, the child's handles return `ForkedHandle`: open the store again there.
+///
+/// ```
+/// # fn main() -> keepq::Result<()> {
+/// # let dir = keepq::doc_dir("store");
+/// use std::time::Duration;
+///
+/// let store = keepq::Store::open(&dir)?;
+/// store.topic("orders")?.send(b"hello")?;
+/// let billing = store.group("orders", "billing").open()?;
+/// while let Some(delivery) = billing.receive(Duration::ZERO)? {
+///     assert_eq!(delivery.body(), b"hello");
+///     delivery.ack()?;
+/// }
+/// # store.close()?;
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreOptions {
+    /// Opens the store in this directory, making it (but not its parents) if need be.
+    ///
+    /// # Errors
+    /// `NotAStore`, `NotFound`, `AlreadyExists`, `Incompatible`, `UnsupportedFilesystem`,
+    /// `InvalidArgument` for an option out of range, `Corrupt`, `Busy`, I/O errors.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        self.check_ranges()?;
+        let there_before = path.symlink_metadata().is_ok();
+        let made = if self.create {
+            RealDisk::create_dir(path, self.mode)
+        } else {
+            RealDisk::open_dir(path, self.mode)
+        };
+        let disk = made.map_err(|e| no_directory(path, self.create, &e))?;
+        if !self.allow_unsafe_filesystem {
+            if let Err(e) = check_filesystem(&disk, self.flush == Flush::Sync) {
+                if !there_before {
+                    RealDisk::remove_empty_dir(path);
+                }
+                return Err(e);
+            }
+        }
+        let host = RealHost::new(&disk).map_err(|e| Error::io("prepare", path, &e))?;
+        let env = Env {
+            disk: Arc::new(disk),
+            host: Arc::new(host),
+        };
+        Store::open_in(&env, path, self)
+    }
+
+    fn check_ranges(&self) -> Result<()> {
+        let bad = |what: &str, range: &str| {
+            Err(Error::new(
+                Code::InvalidArgument,
+                format!("{what} must be {range}"),
+            ))
+        };
+        if !(16 << 20..=1 << 30).contains(&self.segment_size) || self.segment_size % 4096 != 0 {
+            return bad("segment_size", "a multiple of 4096 from 16 MiB to 1 GiB");
+        }
+        if !(1 << 20..=256 << 20).contains(&self.ring_size) || !self.ring_size.is_power_of_two() {
+            return bad("ring_size", "a power of two from 1 MiB to 256 MiB");
+        }
+        if !(1024..=1 << 20).contains(&self.slots) {
+            return bad("slots", "1,024 to 1,048,576");
+        }
+        let interval = Duration::from_millis(1)..=Duration::from_secs(60);
+        if !interval.contains(&self.flush_interval) {
+            return bad("flush_interval", "1 ms to 60 s");
+        }
+        if self.mode & !0o666 != 0 || self.mode & 0o600 != 0o600 {
+            return bad(
+                "mode",
+                "0o600 with read and write bits for group or others added",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn no_directory(path: &Path, create: bool, error: &std::io::Error) -> Error {
+    let there = path.symlink_metadata().is_ok();
+    match error.kind() {
+        std::io::ErrorKind::NotFound if !create => Error::new(
+            Code::NotFound,
+            format!(
+                "there is no store {}: the directory does not exist",
+                path.display()
+            ),
+        )
+        .at_path(path),
+        std::io::ErrorKind::NotFound => Error::new(
+            Code::NotFound,
+            format!(
+                "cannot make {}: its parent directory does not exist",
+                path.display()
+            ),
+        )
+        .at_path(path),
+        std::io::ErrorKind::NotADirectory if there => Error::new(
+            Code::NotAStore,
+            format!(
+                "{} is not a directory, so it is not a store",
+                path.display()
+            ),
+        )
+        .at_path(path),
+        _ => Error::io("open the directory", path, error),
+    }
+}
+
+impl Store {
+    /// Opens a store with the default options, making it if need be.
+    ///
+    /// # Errors
+    /// As [`StoreOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::options().open(path)
+    }
+
+    /// Options to open a store with.
+    pub fn options() -> StoreOptions {
+        StoreOptions::default()
+    }
+
+    pub(crate) fn open_in(env: &Env, path: &Path, options: StoreOptions) -> Result<Self> {
+        Ok(Self {
+            inner: Inner::open(env, path, options)?,
+        })
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// The directory, as it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// A topic, made if it is not there. One made by a store opened with [`Flush::Sync`] delivers
+    /// only what is on disk; one made with [`Flush::Async`] delivers at once.
+    ///
+    /// # Errors
+    /// `InvalidName`; `LimitExceeded` when the store has as many topics as it was made for.
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        if crate::format::name::is_internal(name) {
+            return self.existing_topic(name);
+        }
+        check_user_name("topic", name)?;
+        let inner = &self.inner;
+        let _call = inner.enter()?;
+        let flags = if inner.options.flush == Flush::Sync {
+            TOPIC_SYNC
+        } else {
+            0
+        };
+        let deadline = inner.deadline(Some(inner.options.send_timeout));
+        let id = registry::create_topic(&inner.log, name, flags, deadline)?;
+        Ok(Topic::new(Arc::clone(inner), id, name))
+    }
+
+    /// A topic that is there already; nothing is made. Also a dead-letter stream,
+    /// `%DLQ%<topic>%<group>`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn existing_topic(&self, name: &str) -> Result<Topic> {
+        if !crate::format::name::is_internal(name) {
+            check_user_name("topic", name)?;
+        }
+        let inner = &self.inner;
+        let _call = inner.enter()?;
+        let tx = inner.log.ctl.begin(inner.log.ctl.patience())?;
+        let found = registry::find_topic(&inner.log.ctl, name);
+        drop(tx);
+        match found {
+            Some(id) => Ok(Topic::new(Arc::clone(inner), id, name)),
+            None => Err(Error::new(
+                Code::NotFound,
+                format!("there is no topic {name} in {}", inner.path.display()),
+            )),
+        }
+    }
+
+    /// A consumer group of a topic: options, then `open()`.
+    pub fn group(&self, topic: &str, name: &str) -> GroupOptions {
+        GroupOptions::new(self.clone(), topic, name)
+    }
+
+    /// Opens a named producer and fences its older handles.
+    ///
+    /// # Errors
+    /// `InvalidName`; `LimitExceeded` when the store has as many producers as it was made for.
+    pub fn producer(&self, name: &str) -> Result<Producer> {
+        Producer::open(&self.inner, name)
+    }
+
+    /// Waits until everything sent and acked before this call, by anybody, is on disk.
+    /// `Ok(false)`: not within `timeout` (`None` = for ever).
+    ///
+    /// # Errors
+    /// `Failed` when the disk failed.
+    pub fn flush(&self, timeout: Option<Duration>) -> Result<bool> {
+        let _call = self.inner.enter()?;
+        let end = self.inner.log.ctl.load(W_PUBLISHED);
+        self.inner
+            .log
+            .wait_durable(end, self.inner.deadline(timeout))
+    }
+
+    /// Counters of the store, its topics and groups.
+    ///
+    /// # Errors
+    /// I/O errors while listing the log's files.
+    pub fn stats(&self) -> Result<StoreStats> {
+        let _call = self.inner.enter()?;
+        let log = &self.inner.log;
+        let ctl = &log.ctl;
+        let mut stats = StoreStats {
+            tail: ctl.global(G_TAIL),
+            durable: ctl.load(W_DURABLE),
+            outstanding: ctl.global(G_OUTSTANDING),
+            flushes: ctl.load(W_FLUSHES),
+            ..StoreStats::default()
+        };
+        let (segments, bytes) = live::disk_use(log)?;
+        stats.segments = segments;
+        stats.disk_bytes = bytes;
+        for slot in 0..ctl.layout.geometry.members {
+            stats.members += u64::from(member::in_use(ctl, slot));
+        }
+        let groups = registry::groups(ctl);
+        for group in 0..groups {
+            stats.groups.push(group_stats(&self.inner, group)?);
+        }
+        for id in 0..registry::topics(ctl) {
+            let word = |w| ctl.load(ctl.layout.topic(id, w));
+            let name = registry::topic_name(ctl, id)?;
+            let of_topic = stats.groups.iter().filter(|g| g.topic == name).count() as u64;
+            debug_assert!(of_topic == 0 || word(T_GROUP) != 0);
+            stats.topics.push(TopicStats {
+                name,
+                first_seq: word(T_FIRST),
+                next_seq: word(T_NEXT),
+                groups: of_topic,
+            });
+        }
+        stats.topics.sort_by(|a, b| a.name.cmp(&b.name));
+        stats
+            .groups
+            .sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
+        Ok(stats)
+    }
+
+    /// Reads and checks every file of the store; see [`crate::verify()`].
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        let _call = self.inner.enter()?;
+        crate::verify::verify_log(&self.inner.log.dir, &mut |_, _| {})
+    }
+
+    /// What opening this store found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.report
+    }
+
+    fn held(&self, receipt: &Receipt) -> Result<crate::delivery::settle::Held> {
+        if receipt.store != store_hash(&self.inner) {
+            return Err(Error::new(
+                Code::BadReceipt,
+                format!("the receipt {receipt} belongs to another store"),
+            ));
+        }
+        if receipt.held.group >= registry::groups(&self.inner.log.ctl) {
+            return Err(Error::new(
+                Code::BadReceipt,
+                format!("the receipt {receipt} names a group that does not exist"),
+            ));
+        }
+        if receipt.incarnation != self.inner.incarnation() {
+            return Err(Error::new(
+                Code::LeaseLost,
+                "the receipt is from before the store was recovered; the message was or will be \
+                 delivered again",
+            ));
+        }
+        Ok(receipt.held)
+    }
+
+    /// Acks by receipt, also one from another process.
+    ///
+    /// # Errors
+    /// `LeaseLost` when the lease has ended, `BadReceipt` for a receipt of another store.
+    pub fn ack(&self, receipt: &Receipt) -> Result<()> {
+        let _call = self.inner.enter()?;
+        let held = self.held(receipt)?;
+        let sync = crate::delivery::settle::acks_are_sync(&self.inner.log.ctl, held.group);
+        ack_held(
+            &self.inner,
+            &held,
+            if sync { Flush::Sync } else { Flush::Async },
+        )
+    }
+
+    /// Puts a message back by receipt; `None` = the group's back-off.
+    ///
+    /// # Errors
+    /// As [`Store::ack`].
+    pub fn nack(&self, receipt: &Receipt, delay: Option<Duration>) -> Result<()> {
+        let _call = self.inner.enter()?;
+        nack_held(&self.inner, &self.held(receipt)?, delay)
+    }
+
+    /// Gives a message up by receipt: it becomes a dead letter.
+    ///
+    /// # Errors
+    /// As [`Store::ack`]; `LimitExceeded` for a reason over 1024 bytes.
+    pub fn reject(&self, receipt: &Receipt, reason: &str) -> Result<()> {
+        check_reason(reason)?;
+        let _call = self.inner.enter()?;
+        reject_held(&self.inner, &self.held(receipt)?, reason)
+    }
+
+    /// Makes a lease end `lease` from now, by receipt.
+    ///
+    /// # Errors
+    /// As [`Store::ack`].
+    pub fn extend(&self, receipt: &Receipt, lease: Duration) -> Result<()> {
+        let _call = self.inner.enter()?;
+        extend_held(&self.inner, &self.held(receipt)?, lease)
+    }
+
+    /// Makes every receive of this process on this store that is waiting now return `Interrupted`.
+    pub fn interrupt(&self) {
+        if self.inner.enter().is_ok() {
+            self.inner.interrupt();
+        }
+    }
+
+    /// Flushes, puts back what this process holds unsettled, and closes. Every clone returns
+    /// `Closed` from now on; closing again does nothing.
+    ///
+    /// # Errors
+    /// When what was sent asynchronously could not be flushed.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+}

@@ -1,0 +1,505 @@
+//! Sending to a topic: check, lay the record out, append, wait for durability.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::commitlog::append::{Need, Purpose, wake_topic};
+use crate::error::{Code, Error, Outcome, Result};
+use crate::format::message::{ChunkExt, Chunks, Meta};
+use crate::format::record::{self, Draft, HEADER, Kind};
+use crate::inner::Inner;
+use crate::keeper::Keeper;
+use crate::options::{Flush, MessageId, SendStatus, Sent, limits};
+use crate::shm::Tx;
+use crate::shm::control::{PINS, T_FIRST, T_NEXT};
+
+/// A topic of an open store. Cheap to clone; usable from any thread.
+#[derive(Clone)]
+pub struct Topic {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) id: u32,
+    name: Arc<str>,
+}
+
+/// What is sent. All borrowed; see [`limits`] for the sizes.
+#[derive(Debug, Clone, Default)]
+pub struct OutMessage<'a> {
+    /// The content, at most [`limits::BODY`] bytes.
+    pub body: &'a [u8],
+    /// A key to find the message by, at most 255 bytes.
+    pub key: Option<&'a str>,
+    /// A label consumers can tell messages apart by, at most 255 bytes.
+    pub tag: Option<&'a str>,
+    /// Names and values, at most 48 KiB together.
+    pub headers: Vec<(&'a str, &'a [u8])>,
+    /// When the send is confirmed; `None` = as the store was opened.
+    pub flush: Option<Flush>,
+    /// The time the send may take; `None` = as the store was opened (3 s).
+    pub timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topic")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a named producer adds to a send: checks under the lock and what to do after the append.
+pub(crate) trait Numbered {
+    /// The producer's name and the sequence, for the record.
+    fn stamp(&self) -> Option<(&str, u64)>;
+    /// Under the lock, before the append: `Some` if nothing is to be appended.
+    fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>>;
+    /// Under the lock, after the append.
+    fn appended(&self, tx: &mut Tx<'_>, lsn: u64, topic: u32, seq: u64);
+}
+
+/// A send without a producer's name.
+pub(crate) struct Plain;
+
+impl Numbered for Plain {
+    fn stamp(&self) -> Option<(&str, u64)> {
+        None
+    }
+
+    fn check(&self, _tx: &Tx<'_>) -> Result<Option<Stored>> {
+        Ok(None)
+    }
+
+    fn appended(&self, _tx: &mut Tx<'_>, _lsn: u64, _topic: u32, _seq: u64) {}
+}
+
+/// A message that is in the log, perhaps not yet durable.
+pub(crate) struct Stored {
+    pub(crate) sent: Sent,
+    /// Durable when the watermark has reached this.
+    pub(crate) end: u64,
+}
+
+thread_local! {
+    /// Buffers that are laid out anew for every send of this thread.
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+impl Topic {
+    pub(crate) fn new(inner: Arc<Inner>, id: u32, name: &str) -> Self {
+        Self {
+            inner,
+            id,
+            name: name.into(),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends a body as the store was opened to: with the default [`Flush::Sync`] it is on disk when
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`Error::outcome`] says what became of the message: `NotStored` (refused: over a limit, no
+    /// room, closed, failed) or `MaybeStored` (appended, durability not confirmed in time).
+    pub fn send(&self, body: impl AsRef<[u8]>) -> Result<Sent> {
+        self.send_message(&OutMessage {
+            body: body.as_ref(),
+            ..OutMessage::default()
+        })
+    }
+
+    /// A message with more than a body: `topic.message(b"x").key("k").send()`.
+    pub fn message<'a>(&'a self, body: &'a [u8]) -> Message<'a> {
+        Message {
+            topic: self,
+            out: OutMessage {
+                body,
+                ..OutMessage::default()
+            },
+        }
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// As [`Topic::send`].
+    pub fn send_message(&self, message: &OutMessage<'_>) -> Result<Sent> {
+        self.send_numbered(message, &Plain)
+    }
+
+    pub(crate) fn send_numbered(
+        &self,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+    ) -> Result<Sent> {
+        let inner = &self.inner;
+        let refused = |e: Error| e.or_outcome(Outcome::NotStored);
+        let _call = inner.enter().map_err(refused)?;
+        let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
+        let mut stored = self.append(message, numbered, deadline).map_err(refused)?;
+        let flush = message.flush.unwrap_or(inner.options.flush);
+        stored.sent.durable = inner.settle_durability(flush, stored.end, deadline)?;
+        Ok(stored.sent)
+    }
+
+    /// Sends all, in order, with one flush at the end. Not atomic: each has its own result.
+    #[must_use = "each message has its own result"]
+    pub fn send_many(&self, messages: &[OutMessage<'_>]) -> Vec<Result<Sent>> {
+        self.send_many_numbered(messages, |_| Plain)
+    }
+
+    pub(crate) fn send_many_numbered<N: Numbered>(
+        &self,
+        messages: &[OutMessage<'_>],
+        number: impl Fn(usize) -> N,
+    ) -> Vec<Result<Sent>> {
+        let inner = &self.inner;
+        let refused = |e: Error| e.or_outcome(Outcome::NotStored);
+        let _call = match inner.enter() {
+            Ok(call) => call,
+            Err(e) => return messages.iter().map(|_| Err(refused(e.clone()))).collect(),
+        };
+        let timeout = messages.first().and_then(|m| m.timeout);
+        let deadline = inner.deadline(timeout.or(Some(inner.options.send_timeout)));
+        let mut sync_end = 0;
+        let mut results = Vec::with_capacity(messages.len());
+        for (i, message) in messages.iter().enumerate() {
+            let stored = self.append(message, &number(i), deadline).map_err(refused);
+            let sync = message.flush.unwrap_or(inner.options.flush) == Flush::Sync;
+            if let (Ok(stored), true) = (&stored, sync) {
+                sync_end = sync_end.max(stored.end);
+            }
+            results.push(stored.map(|s| (s.sent, sync)));
+        }
+        let flush = if sync_end == 0 {
+            Flush::Async
+        } else {
+            Flush::Sync
+        };
+        let durable = inner.settle_durability(flush, sync_end, deadline);
+        let finish = |result: Result<(Sent, bool)>| {
+            let (mut sent, sync) = result?;
+            if sync {
+                sent.durable = durable.clone()?;
+            }
+            Ok(sent)
+        };
+        results.into_iter().map(finish).collect()
+    }
+
+    /// Appends a message, whole or in chunks.
+    fn append(
+        &self,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+        deadline: u64,
+    ) -> Result<Stored> {
+        check_limits(message)?;
+        Keeper::start(&self.inner);
+        let stored = BUFFERS.with_borrow_mut(|(ext, record)| {
+            let meta = self.meta(message, numbered, None);
+            encode_meta(&meta, ext)?;
+            let len = record::record_len(ext.len(), message.body.len());
+            if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
+                return self.append_chunked(message, numbered, deadline);
+            }
+            Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
+            self.append_record(record, None, numbered, deadline)
+        })?;
+        if !stored.sent.duplicate {
+            wake_topic(&self.inner.log, self.id);
+        }
+        Ok(stored)
+    }
+
+    fn meta<'a>(
+        &self,
+        message: &OutMessage<'a>,
+        numbered: &'a impl Numbered,
+        chunks: Option<Chunks>,
+    ) -> Meta<'a> {
+        Meta {
+            sent_at_ms: self.inner.log.ctl.host.realtime_ms(),
+            key: message.key,
+            tag: message.tag,
+            headers: message.headers.clone(),
+            producer: numbered.stamp(),
+            chunks,
+            ..Meta::default()
+        }
+    }
+
+    /// Appends the message's own record. `first_lsn`: where its first chunk lies, if it has any.
+    fn append_record(
+        &self,
+        record: &mut [u8],
+        first_lsn: Option<u64>,
+        numbered: &impl Numbered,
+        deadline: u64,
+    ) -> Result<Stored> {
+        let log = &self.inner.log;
+        let need = Need::new(record.len(), 1, Purpose::Send);
+        let next_at = log.ctl.layout.topic(self.id, T_NEXT);
+        log.transact(need, deadline, |tx| {
+            if let Some(known) = numbered.check(tx)? {
+                return Ok(known);
+            }
+            let seq = tx.get(next_at);
+            let lsn = log.append(tx, record, seq);
+            log.index(tx, self.id, seq, lsn);
+            if let Some(first) = first_lsn {
+                log.note_reference(tx, first);
+            }
+            tx.set(next_at, seq + 1);
+            numbered.appended(tx, lsn, self.id, seq);
+            let sent = Sent {
+                id: MessageId(first_lsn.unwrap_or(lsn)),
+                seq: Some(seq),
+                status: SendStatus::SendOk,
+                durable: false,
+                duplicate: false,
+            };
+            Ok(Stored {
+                sent,
+                end: lsn + record.len() as u64,
+            })
+        })
+    }
+
+    /// Sends a large body as chunks and a record that lists them. Invisible until that is there.
+    fn append_chunked(
+        &self,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+        deadline: u64,
+    ) -> Result<Stored> {
+        let log = &self.inner.log;
+        let pin = Pin::take(&self.inner, deadline)?;
+        let piece = (log.max_record(Kind::Chunk) - HEADER - 64) & !15;
+        let total = message.body.len().div_ceil(piece);
+        let count = u32::try_from(total).unwrap_or(u32::MAX);
+        let mut lsns: Vec<u64> = Vec::with_capacity(total);
+        let mut record = Vec::new();
+        for (number, part) in message.body.chunks(piece).enumerate() {
+            let first_lsn = lsns.first().copied().unwrap_or(0);
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            let ext = ChunkExt {
+                number,
+                total: count,
+                first_lsn,
+            }
+            .encode();
+            Draft::build_into(&mut record, Kind::Chunk, 0, self.id, &ext, &[part]);
+            let need = Need::new(record.len(), 0, Purpose::Send);
+            let lsn = log.transact(need, deadline, |tx| {
+                if let Some(known) = numbered.check(tx)? {
+                    return Ok(Err(known));
+                }
+                let lsn = log.append(tx, &mut record, 0);
+                if first_lsn == 0 {
+                    pin.set(lsn);
+                }
+                Ok(Ok(lsn))
+            })?;
+            match lsn {
+                Ok(lsn) => lsns.push(lsn),
+                Err(known) => return Ok(known),
+            }
+            self.inner.appended();
+        }
+        let first = lsns.first().copied().unwrap_or(0);
+        let chunks = Chunks {
+            first_lsn: first,
+            count,
+            body_len: message.body.len() as u64,
+        };
+        let mut ext = Vec::new();
+        encode_meta(&self.meta(message, numbered, Some(chunks)), &mut ext)?;
+        let list: Vec<u8> = lsns.iter().flat_map(|lsn| lsn.to_le_bytes()).collect();
+        let len = record::padded(record::record_len(ext.len(), list.len()));
+        if len > log.max_record(Kind::Msg) {
+            return Err(over_limit(format!(
+                "a body of {} bytes with these headers is too large for this store's ring of {} \
+                 bytes",
+                message.body.len(),
+                log.ctl.layout.geometry.ring
+            )));
+        }
+        Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
+        self.append_record(&mut record, Some(first), numbered, deadline)
+    }
+
+    /// How many sequences from the first kept message to the next one to come.
+    ///
+    /// # Errors
+    /// When the store is closed.
+    pub fn len(&self) -> Result<u64> {
+        let _call = self.inner.enter()?;
+        let ctl = &self.inner.log.ctl;
+        let word = |w| ctl.load(ctl.layout.topic(self.id, w));
+        Ok(word(T_NEXT).saturating_sub(word(T_FIRST)))
+    }
+
+    /// Whether nothing is kept.
+    ///
+    /// # Errors
+    /// When the store is closed.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// Keeps the first chunk of a send in progress from being reclaimed.
+struct Pin<'a> {
+    inner: &'a Inner,
+    index: usize,
+}
+
+impl<'a> Pin<'a> {
+    /// Takes one of this member's pins, waiting for another chunked send if all are in use.
+    fn take(inner: &'a Inner, deadline: u64) -> Result<Self> {
+        let mut used = inner.pins.lock();
+        loop {
+            if let Some(index) = (0..PINS).find(|i| *used & (1 << i) == 0) {
+                *used |= 1 << index;
+                return Ok(Self { inner, index });
+            }
+            let left = deadline.saturating_sub(inner.now());
+            if left == 0 {
+                return Err(Error::new(
+                    Code::Timeout,
+                    format!("{PINS} large messages are being sent by this process; send fewer"),
+                ));
+            }
+            inner
+                .pin_freed
+                .wait_for(&mut used, Duration::from_millis(left.min(50)));
+        }
+    }
+
+    fn set(&self, lsn: u64) {
+        let ctl = &self.inner.log.ctl;
+        ctl.publish(ctl.layout.pin(ctl.me(), self.index), lsn);
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        if killed!() {
+            return;
+        }
+        self.set(0);
+        *self.inner.pins.lock() &= !(1 << self.index);
+        self.inner.pin_freed.notify_one();
+    }
+}
+
+/// A message being made: `topic.message(b"x").key("k").send()`.
+#[must_use = "nothing is sent before `send`"]
+#[derive(Debug, Clone)]
+pub struct Message<'a> {
+    topic: &'a Topic,
+    out: OutMessage<'a>,
+}
+
+impl<'a> Message<'a> {
+    /// A key to find the message by, at most 255 bytes.
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.out.key = Some(key);
+        self
+    }
+
+    /// A label consumers can tell messages apart by, at most 255 bytes.
+    pub fn tag(mut self, tag: &'a str) -> Self {
+        self.out.tag = Some(tag);
+        self
+    }
+
+    /// Adds a header. All together may have 48 KiB.
+    pub fn header(mut self, name: &'a str, value: &'a [u8]) -> Self {
+        self.out.headers.push((name, value));
+        self
+    }
+
+    /// When the send is confirmed.
+    pub fn flush(mut self, flush: Flush) -> Self {
+        self.out.flush = Some(flush);
+        self
+    }
+
+    /// The time the send may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.out.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends it.
+    ///
+    /// # Errors
+    /// As [`Topic::send`].
+    pub fn send(self) -> Result<Sent> {
+        self.topic.send_message(&self.out)
+    }
+}
+
+fn over_limit(message: String) -> Error {
+    Error::new(Code::LimitExceeded, message)
+}
+
+fn check_limits(message: &OutMessage<'_>) -> Result<()> {
+    let (len, most) = (message.body.len(), limits::BODY);
+    if len > most {
+        return Err(over_limit(format!(
+            "a body of {len} bytes; the limit is {most}"
+        )));
+    }
+    for (what, text) in [("key", message.key), ("tag", message.tag)] {
+        let (len, most) = (text.map_or(0, str::len), limits::KEY);
+        if len > most {
+            return Err(over_limit(format!(
+                "a {what} of {len} bytes; the limit is {most}"
+            )));
+        }
+    }
+    if message.headers.is_empty() {
+        return Ok(());
+    }
+    let count = message.headers.len();
+    if count > limits::HEADER_COUNT {
+        return Err(over_limit(format!(
+            "{count} headers; the limit is {}",
+            limits::HEADER_COUNT
+        )));
+    }
+    let bytes: usize = message.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+    if bytes > limits::HEADERS {
+        return Err(over_limit(format!(
+            "headers of {bytes} bytes; the limit is {} for all together",
+            limits::HEADERS
+        )));
+    }
+    if let Some((name, _)) = message
+        .headers
+        .iter()
+        .find(|(n, _)| n.is_empty() || n.len() > 255)
+    {
+        return Err(over_limit(format!(
+            "a header name of {} bytes; it must have 1 to 255",
+            name.len()
+        )));
+    }
+    Ok(())
+}
+
+fn encode_meta(meta: &Meta<'_>, ext: &mut Vec<u8>) -> Result<()> {
+    ext.clear();
+    meta.encode_into(ext).map_err(|bad| {
+        over_limit(format!(
+            "key, tag and headers do not fit a record: {bad}; send less"
+        ))
+    })
+}

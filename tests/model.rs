@@ -1,0 +1,337 @@
+//! One store against a simple model of it: what is delivered, in which order, with which attempt,
+//! and what the counters say, under restarts with and without shared memory, deaths and the clock.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/members.rs"]
+mod members;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use keepq::sim::{SimOptions, SimWorld};
+use keepq::{Backoff, Code, Delivery, Store};
+use members::{Member, assert_whole, id_of, open};
+use proptest::prelude::*;
+
+const TOPICS: [&str; 2] = ["one", "two"];
+/// Topic and name of each group.
+const GROUPS: [(usize, &str); 3] = [(0, "a"), (0, "b"), (1, "c")];
+const LEASE_MS: u64 = 20_000;
+const BACKOFF_MS: u64 = 2_000;
+
+/// One step. Indexes are taken modulo what there is.
+#[derive(Debug, Clone)]
+enum Step {
+    Send(usize, usize),
+    Receive(usize, usize),
+    Ack(usize),
+    Nack(usize, Option<u64>),
+    Extend(usize),
+    Wait(u64),
+    Look,
+    Warm,
+    Cold,
+    Die,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..2usize, 0..3000usize).prop_map(|(t, len)| Step::Send(t, len)),
+        6 => (0..3usize, 1..5usize).prop_map(|(g, n)| Step::Receive(g, n)),
+        5 => (0..64usize).prop_map(Step::Ack),
+        3 => (0..64usize, prop_oneof![Just(None), Just(Some(0)), Just(Some(5_000))])
+            .prop_map(|(i, delay)| Step::Nack(i, delay)),
+        1 => (0..64usize).prop_map(Step::Extend),
+        2 => prop_oneof![Just(100), Just(3_000), Just(LEASE_MS + 1_000)].prop_map(Step::Wait),
+        2 => Just(Step::Look),
+        1 => Just(Step::Warm),
+        1 => Just(Step::Cold),
+        1 => Just(Step::Die),
+    ]
+}
+
+/// What the model knows of a group.
+#[derive(Debug, Default)]
+struct Group {
+    /// Never delivered, in order.
+    new: VecDeque<u64>,
+    /// Delivered and not acked: when it may come back at the earliest, and attempts so far.
+    open: BTreeMap<u64, (u64, u32)>,
+}
+
+struct Machine {
+    world: SimWorld,
+    member: Option<Member>,
+    groups: Vec<Group>,
+    /// Deliveries in hand: group, number, delivery, and until when the lease surely lasts.
+    held: Vec<(usize, u64, Delivery, u64)>,
+    next: u64,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let world = SimWorld::new(SimOptions::default());
+        let member = open(&world);
+        let mut machine = Self {
+            world,
+            member: Some(member),
+            groups: GROUPS.iter().map(|_| Group::default()).collect(),
+            held: Vec::new(),
+            next: 0,
+        };
+        for topic in TOPICS {
+            machine.store().topic(topic).unwrap();
+        }
+        for which in 0..GROUPS.len() {
+            machine.group(which);
+        }
+        machine
+    }
+
+    fn store(&self) -> &Store {
+        &self.member.as_ref().unwrap().store
+    }
+
+    fn group(&mut self, which: usize) -> keepq::Group {
+        let (topic, name) = GROUPS[which];
+        let backoff = Backoff {
+            first: Duration::from_millis(BACKOFF_MS),
+            factor: 1.0,
+            jitter: 0.0,
+            ..Backoff::default()
+        };
+        let options = self.store().group(TOPICS[topic], name);
+        let options = options
+            .lease(Duration::from_millis(LEASE_MS))
+            .max_attempts(1000);
+        options.backoff(backoff).open().unwrap()
+    }
+
+    fn now(&self) -> u64 {
+        self.world.boottime_ms()
+    }
+
+    fn run(&mut self, step: &Step) {
+        match *step {
+            Step::Send(topic, len) => self.send(topic, len),
+            Step::Receive(which, max) => self.receive(which, max),
+            Step::Ack(i) => self.settle(i, &Delivery::ack, None),
+            Step::Nack(i, ms) => {
+                let delay = ms.map(Duration::from_millis);
+                let how = move |d: &Delivery| d.nack(delay);
+                self.settle(i, &how, Some(ms.unwrap_or(BACKOFF_MS)));
+            }
+            Step::Extend(i) => self.extend(i),
+            Step::Wait(ms) => self.world.advance(ms),
+            Step::Look => self.store().look(),
+            Step::Warm => self.restart(false),
+            Step::Cold => self.restart(true),
+            Step::Die => self.die(),
+        }
+    }
+
+    fn send(&mut self, topic: usize, len: usize) {
+        let id = self.next;
+        self.next += 1;
+        self.member.as_ref().unwrap().send(TOPICS[topic], id, len);
+        for (group, _) in self
+            .groups
+            .iter_mut()
+            .zip(GROUPS)
+            .filter(|(_, g)| g.0 == topic)
+        {
+            group.new.push_back(id);
+        }
+    }
+
+    fn receive(&mut self, which: usize, max: usize) {
+        let group = self.group(which);
+        let until = self.now() + LEASE_MS;
+        for delivery in group.receive_batch(max, Duration::ZERO).unwrap() {
+            let id = id_of(delivery.body());
+            self.expect(which, id, delivery.attempt());
+            self.held.push((which, id, delivery, until));
+        }
+    }
+
+    /// Checks one delivery against the model, and enters it.
+    fn expect(&mut self, which: usize, id: u64, attempt: u32) {
+        let now = self.now();
+        let lasting = self
+            .held
+            .iter()
+            .any(|(g, i, _, until)| (*g, *i) == (which, id) && now < *until);
+        assert!(
+            !lasting,
+            "{id} is delivered to group {which} while it is leased"
+        );
+        let group = &mut self.groups[which];
+        if let Some((not_before, attempts)) = group.open.get_mut(&id) {
+            assert!(now >= *not_before, "{id} comes before its time");
+            assert_eq!(attempt, *attempts + 1, "the attempt of {id}");
+            (*not_before, *attempts) = (0, attempt);
+            return;
+        }
+        let first = group.new.pop_front();
+        assert_eq!(first, Some(id), "group {which}: new messages come in order");
+        assert_eq!(attempt, 1, "{id} is new");
+        group.open.insert(id, (0, 1));
+    }
+
+    fn take(&mut self, i: usize) -> Option<(usize, u64, Delivery, u64)> {
+        let n = self.held.len();
+        (n > 0).then(|| self.held.swap_remove(i % n))
+    }
+
+    fn settle(
+        &mut self,
+        i: usize,
+        how: &dyn Fn(&Delivery) -> keepq::Result<()>,
+        back_after: Option<u64>,
+    ) {
+        let now = self.now();
+        let Some((which, id, delivery, until)) = self.take(i) else {
+            return;
+        };
+        match how(&delivery) {
+            Ok(()) => match back_after {
+                Some(ms) => self.is_back(which, id, now + ms),
+                None => drop(self.groups[which].open.remove(&id)),
+            },
+            Err(e) => {
+                assert_eq!(e.code(), Code::LeaseLost, "{e:?}");
+                assert!(self.now() >= until, "the lease of {id} ended early");
+            }
+        }
+    }
+
+    fn is_back(&mut self, which: usize, id: u64, not_before: u64) {
+        if let Some(message) = self.groups[which].open.get_mut(&id) {
+            message.0 = not_before;
+        }
+    }
+
+    fn extend(&mut self, i: usize) {
+        let n = self.held.len();
+        if n == 0 {
+            return;
+        }
+        let now = self.now();
+        let (_, id, delivery, until) = &mut self.held[i % n];
+        match delivery.extend(Duration::from_millis(3 * LEASE_MS)) {
+            Ok(()) => *until = now + 3 * LEASE_MS,
+            Err(e) => {
+                assert_eq!(e.code(), Code::LeaseLost, "{e:?}");
+                assert!(now >= *until, "the lease of {id} ended early");
+            }
+        }
+    }
+
+    fn restart(&mut self, cold: bool) {
+        for (which, id, delivery, _) in std::mem::take(&mut self.held) {
+            drop(delivery);
+            self.is_back(which, id, 0);
+        }
+        self.member.take().unwrap().leaves();
+        if cold {
+            assert!(self.world.remove("ctl"));
+        }
+        let member = open(&self.world);
+        assert_eq!(
+            member.store.recovery().warm,
+            !cold,
+            "{:?}",
+            member.store.recovery()
+        );
+        self.member = Some(member);
+    }
+
+    /// The process dies with what it holds; the next one finds it.
+    fn die(&mut self) {
+        let mut member = self.member.take().unwrap();
+        for (which, id, delivery, _) in std::mem::take(&mut self.held) {
+            member.held.push(delivery);
+            self.is_back(which, id, 0);
+        }
+        member.dies();
+        self.member = Some(open(&self.world));
+    }
+
+    fn check(&mut self) {
+        assert_whole(self.store(), "after a step");
+        let stats = self.store().stats().unwrap();
+        for (group, (_, name)) in self.groups.iter().zip(GROUPS) {
+            let found = stats.groups.iter().find(|g| g.name == name).unwrap();
+            let outstanding = found.ready - found.lag + found.in_flight + found.delayed;
+            // A cold open may count new ones as looked at, and gaps as lag.
+            let known = group.open.len() as u64;
+            assert!(outstanding >= known, "{found:?}: {group:?}");
+            assert!(
+                outstanding + found.lag >= known + group.new.len() as u64,
+                "{found:?}"
+            );
+        }
+    }
+
+    /// At the end everything that is owed comes, and nothing else.
+    fn finish(mut self) {
+        for which in 0..GROUPS.len() {
+            let group = self.group(which);
+            for _ in 0..200 {
+                let got = group.receive_batch(64, Duration::ZERO).unwrap();
+                for d in &got {
+                    self.expect(which, id_of(d.body()), d.attempt());
+                    self.groups[which].open.remove(&id_of(d.body()));
+                }
+                assert!(group.ack_many(got).into_iter().all(|r| r.is_ok()));
+                if self.groups[which].open.is_empty() && self.groups[which].new.is_empty() {
+                    break;
+                }
+                self.world.advance(5_000);
+            }
+            let rest = &self.groups[which];
+            assert!(
+                rest.open.is_empty() && rest.new.is_empty(),
+                "never delivered: {rest:?}"
+            );
+            assert!(group.receive(Duration::from_secs(100)).unwrap().is_none());
+        }
+    }
+}
+
+fn run(steps: &[Step]) {
+    let mut machine = Machine::new();
+    for step in steps {
+        machine.run(step);
+        machine.check();
+    }
+    machine.finish();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_store_does_what_its_model_does(steps in prop::collection::vec(step(), 1..50)) {
+        run(&steps);
+    }
+}
+
+#[test]
+fn a_lease_that_ends_at_once_comes_back_soon() {
+    let mut machine = Machine::new();
+    machine.run(&Step::Send(0, 50));
+    machine.run(&Step::Receive(0, 1));
+    let (_, _, delivery, _) = machine.held.pop().unwrap();
+    delivery.extend(Duration::ZERO).unwrap();
+    machine.world.advance(100);
+    machine.store().look();
+    assert_eq!(delivery.ack().unwrap_err().code(), Code::LeaseLost);
+    machine.world.advance(BACKOFF_MS + 100);
+    machine.run(&Step::Receive(0, 1));
+    assert_eq!(machine.held.len(), 1);
+}

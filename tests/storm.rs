@@ -1,0 +1,348 @@
+//! Promises P1 to P4 and P7 under real SIGKILLs: whatever is killed, whenever, nothing confirmed
+//! is lost, nothing acked comes again, and the others go on.
+//!
+//! Two to six processes send, consume and flush while they are killed: from outside at random
+//! moments, and from inside at counted points of the engine, so that many die in the middle of a
+//! change of shared memory. Each writes what it is about to do and what it was told into a ledger
+//! outside of the store, one `O_APPEND` write a line. From time to time all are killed at once,
+//! and shared memory is kept, damaged (so that it must be rebuilt from the log and the ring), or,
+//! once everything was flushed, deleted. In the end the store is drained and the ledger checked.
+//!
+//! `KEEPQ_STORM_SEED` and `KEEPQ_STORM_KILLS` change the run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    unreachable_pub
+)]
+
+#[path = "children/mod.rs"]
+mod children;
+#[path = "storm/ledger.rs"]
+mod ledger;
+#[path = "storm/roles.rs"]
+mod roles;
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use children::{Child, Event, Place, Start, Watchdog};
+use keepq::sim::Rng;
+use keepq::{Flush, Store};
+use roles::{GROUPS, TOPICS};
+
+const TEST: &str = "nothing_confirmed_is_lost_in_a_storm_of_kills";
+const ROLES: [&str; 8] = [
+    "send_sync",
+    "send_async",
+    "send_mixed",
+    "numbered",
+    "consume",
+    "consume",
+    "consume_batch",
+    "flush",
+];
+
+/// What becomes of shared memory while everybody is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Keep,
+    Unfinish,
+    Damage,
+    FlushAndDelete,
+}
+
+struct Storm {
+    place: Place,
+    rng: Rng,
+    living: Vec<Option<Child>>,
+    /// Which of all children each of the living is: events of earlier ones may come late.
+    serials: Vec<usize>,
+    started: usize,
+    sender: Sender<(usize, Event)>,
+    events: Receiver<(usize, Event)>,
+    kills: u64,
+    by_themselves: u64,
+    wiped_out: u64,
+    betweens: [u64; 4],
+}
+
+#[test]
+fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
+    if let Some(role) = children::role() {
+        roles::run(&role);
+    }
+    let number = |name, default| {
+        let text = std::env::var(name).ok();
+        text.map_or(default, |text| text.parse().unwrap())
+    };
+    let seed = number("KEEPQ_STORM_SEED", 1);
+    let kills = number("KEEPQ_STORM_KILLS", 500);
+    let _watchdog = Watchdog::new("the storm", Duration::from_secs(120 + kills));
+    let begun = Instant::now();
+    let (sender, events) = channel();
+    let mut storm = Storm {
+        place: Place::new("storm"),
+        rng: Rng::new(seed),
+        living: Vec::new(),
+        serials: Vec::new(),
+        started: 0,
+        sender,
+        events,
+        kills: 0,
+        by_themselves: 0,
+        wiped_out: 0,
+        betweens: [0; 4],
+    };
+    roles::create(&storm.place.store());
+    while storm.kills < kills {
+        storm.populate();
+        let all_at_once = storm.kills + storm.rng.below(50) + 1;
+        while storm.kills < all_at_once.min(kills) {
+            storm.step();
+        }
+        storm.wipe_out();
+    }
+    eprintln!(
+        "seed {seed}: {} kills, {} at a counted point, {} times everybody ({:?} of {:?}); {:?}",
+        storm.kills,
+        storm.by_themselves,
+        storm.wiped_out,
+        storm.betweens,
+        ["kept", "unfinished", "damaged", "deleted"],
+        begun.elapsed()
+    );
+    assert!(storm.kills >= kills && storm.by_themselves > kills / 20);
+    storm.drain();
+    let counts = ledger::check(&storm.place.file("ledger"));
+    eprintln!("{counts:?}; {:?}", begun.elapsed());
+    assert!(
+        counts.confirmed > kills && counts.acked > kills,
+        "too little happened"
+    );
+}
+
+impl Storm {
+    /// Starts two to six processes, one consumer and one sender among them at least.
+    fn populate(&mut self) {
+        let many = 2 + self.rng.index(5);
+        self.living = (0..many).map(|_| None).collect();
+        self.serials = vec![0; many];
+        for i in 0..many {
+            let role = match i {
+                0 => ROLES[self.rng.index(3)],
+                1 => ROLES[4 + self.rng.index(3)],
+                _ => ROLES[self.rng.index(ROLES.len())],
+            };
+            self.spawn(i, role);
+        }
+    }
+
+    fn spawn(&mut self, index: usize, role: &str) {
+        // Half of them die by themselves, at a point of the engine that a number decides.
+        let most = 1 << (4 + self.rng.below(14));
+        let points = if self.rng.below(2) == 0 {
+            1 + self.rng.below(most)
+        } else {
+            0
+        };
+        let vars = [
+            ("SEED", self.rng.next_u64().to_string()),
+            ("POINTS", points.to_string()),
+            ("NUMBER", (self.kills * 8 + index as u64).to_string()),
+            ("PRODUCER", index.to_string()),
+            ("STORE", self.place.store().display().to_string()),
+            ("LEDGER", self.place.file("ledger").display().to_string()),
+        ];
+        let start = Start {
+            test: TEST,
+            role,
+            vars: &vars,
+            through: &[],
+        };
+        self.started += 1;
+        self.serials[index] = self.started;
+        self.living[index] = Some(Child::start_numbered(&start, self.started, &self.sender));
+    }
+
+    /// Which of the living this event is about.
+    fn index_of(&self, serial: usize) -> Option<usize> {
+        self.serials.iter().position(|&s| s == serial)
+    }
+
+    /// Waits a random time for somebody to die by himself; if none does, kills one.
+    fn step(&mut self) {
+        let pause = Duration::from_millis(10 + self.rng.below(150));
+        match self.events.recv_timeout(pause) {
+            Ok((serial, Event::End)) => {
+                let index = self.index_of(serial);
+                if let Some(index) = index.filter(|&index| self.reap(index)) {
+                    self.by_themselves += 1;
+                    let role = ROLES[self.rng.index(ROLES.len())];
+                    self.spawn(index, role);
+                }
+            }
+            Ok((_, Event::Line(line))) => panic!("a child failed: {line}"),
+            Err(RecvTimeoutError::Timeout) => {
+                let index = self.rng.index(self.living.len());
+                self.kill(index);
+                let role = ROLES[self.rng.index(ROLES.len())];
+                self.spawn(index, role);
+            }
+            Err(RecvTimeoutError::Disconnected) => panic!("the channel is ours"),
+        }
+    }
+
+    /// Takes note of a child whose output ended. False: it was reaped before.
+    fn reap(&mut self, index: usize) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let Some(mut child) = self.living[index].take() else {
+            return false;
+        };
+        let status = child.wait();
+        assert_eq!(status.signal(), Some(9), "{} ended: {status}", child.role);
+        self.kills += 1;
+        true
+    }
+
+    /// Kills a child and waits for the end of its output.
+    fn kill(&mut self, index: usize) {
+        let Some(child) = &self.living[index] else {
+            return;
+        };
+        child.signal(children::Signal::KILL);
+        loop {
+            let (who, event) = self.events.recv_timeout(children::PATIENCE).unwrap();
+            match event {
+                Event::Line(line) => panic!("a child failed: {line}"),
+                Event::End if who == self.serials[index] => break,
+                Event::End => {
+                    let died = self.index_of(who);
+                    if died.is_some_and(|died| self.reap(died)) {
+                        self.by_themselves += 1;
+                    }
+                }
+            }
+        }
+        self.reap(index);
+        for other in 0..self.living.len() {
+            if self.living[other].is_none() && other != index {
+                let role = ROLES[self.rng.index(ROLES.len())];
+                self.spawn(other, role);
+            }
+        }
+    }
+
+    /// Kills all at once and does something to what they leave.
+    fn wipe_out(&mut self) {
+        for child in self.living.iter().flatten() {
+            child.signal(children::Signal::KILL);
+        }
+        for index in 0..self.living.len() {
+            self.reap(index);
+        }
+        self.wiped_out += 1;
+        let path = self.place.store();
+        let between = match self.rng.below(5) {
+            0 | 1 => Between::Keep,
+            2 => Between::Unfinish,
+            3 => Between::Damage,
+            _ => Between::FlushAndDelete,
+        };
+        self.betweens[between as usize] += 1;
+        match between {
+            Between::Keep => {}
+            Between::Unfinish => overwrite(&path.join("ctl"), roles::W_READY, |_| 0),
+            Between::Damage => self.damage(&path.join("ctl")),
+            Between::FlushAndDelete => {
+                let store = Store::open(&path).unwrap();
+                assert!(store.recovery().warm, "{:?}", store.recovery());
+                assert!(store.flush(Some(children::PATIENCE)).unwrap());
+                store.close().unwrap();
+                std::fs::remove_file(path.join("ctl")).unwrap();
+            }
+        }
+        if self.rng.below(2) == 0 {
+            let store = Store::open(&path).unwrap();
+            roles::note_recovery(&self.place.file("ledger"), &store);
+            let report = store.recovery();
+            assert_eq!(
+                report.warm,
+                between == Between::Keep,
+                "{between:?}: {report:?}"
+            );
+        }
+    }
+
+    /// Flips one bit in the table of outstanding messages, which lies before the ring.
+    fn damage(&mut self, ctl: &Path) {
+        let bytes = std::fs::read(ctl).unwrap();
+        let at = roles::W_RING_AT;
+        let ring = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let place = ring - 8 * (1 + self.rng.below(4096));
+        let bit = 1 << self.rng.below(64);
+        overwrite(ctl, usize::try_from(place).unwrap(), |word| word ^ bit);
+    }
+
+    /// Consumes everything that is left, in this process, and sees that it stays consumed.
+    fn drain(&self) {
+        let path = self.place.store();
+        let store = Store::options()
+            .send_timeout(children::PATIENCE)
+            .open(&path)
+            .unwrap();
+        let ledger = ledger::Ledger::open(&self.place.file("ledger"));
+        let until = Instant::now() + 2 * children::PATIENCE;
+        for topic in TOPICS {
+            for name in GROUPS {
+                let group = roles::group(&store, topic, name);
+                loop {
+                    let got = group
+                        .receive_batch(256, Duration::from_millis(500))
+                        .unwrap();
+                    for delivery in &got {
+                        ledger.delivered(name, delivery);
+                        delivery.ack().unwrap();
+                        ledger.acked(name, delivery);
+                    }
+                    let stats = group.stats().unwrap();
+                    // `ready` counts sequences, also those that a rebuild left out.
+                    if got.is_empty() && stats.in_flight + stats.delayed == 0 {
+                        assert_eq!(stats.dead, 0, "{stats:?}");
+                        break;
+                    }
+                    assert!(Instant::now() < until, "does not drain: {stats:?}");
+                }
+            }
+        }
+        let report = store.verify().unwrap();
+        assert!(report.is_ok(), "{report:?}");
+        store.close().unwrap();
+        for delete in [false, true] {
+            if delete {
+                std::fs::remove_file(path.join("ctl")).unwrap();
+            }
+            let store = Store::options().flush(Flush::Sync).open(&path).unwrap();
+            for (topic, name) in TOPICS.iter().flat_map(|t| GROUPS.map(|g| (t, g))) {
+                let again = roles::group(&store, topic, name)
+                    .receive(Duration::ZERO)
+                    .unwrap();
+                assert!(again.is_none(), "delivered again: {again:?}");
+            }
+        }
+    }
+}
+
+fn overwrite(path: &Path, at: usize, change: impl FnOnce(u64) -> u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, at as u64).unwrap();
+    let word = change(u64::from_le_bytes(word));
+    file.write_all_at(&word.to_le_bytes(), at as u64).unwrap();
+}
