@@ -156,6 +156,7 @@ fn run(keeper: &Keeper, weak: &Weak<Inner>, interval: Duration) {
         }
         look(&inner.log);
         if quiet.lasts(inner.log.tail()) {
+            report("giving space back", give_back(&inner.log));
             let marked = inner.log.mark_durable(ctl.patience());
             report("writing a watermark", marked.map(|_| ()));
         }
@@ -252,8 +253,17 @@ pub(crate) fn maintain(log: &Log) -> Result<()> {
     reclaim(log).and(prepared)
 }
 
-/// On a full disk no roll begins a new snapshot, and the last two keep what they stand for: up to
-/// two new ones let everything go that is consumed.
+/// In a store that has come to rest no roll brings the snapshots that let consumed segments go.
+fn give_back(log: &Log) -> Result<()> {
+    let Some(held) = log.try_maintain()? else {
+        return Ok(());
+    };
+    free_space(log, &held)?;
+    reclaim(log)
+}
+
+/// On a full disk, or at rest, no roll begins a new snapshot, and the last two keep what they stand
+/// for: up to two new ones let everything go that is consumed.
 fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     let ctl = &log.ctl;
     for _ in 0..2 {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::Resource;
 
@@ -168,6 +168,16 @@ impl Disk for RealDisk {
     }
 }
 
+/// What is asked of an open file, and no times among it. With multigrain timestamps (Linux 6.13 on)
+/// asking for the time of the last change makes the next write note a finer one: a change of the
+/// inode for each flush, which costs a journal commit (0.04 ms, a third of an fdatasync).
+const WITHOUT_TIMES: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::NLINK)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::SIZE)
+    .union(StatxFlags::BLOCKS);
+
 struct RealFile {
     fd: OwnedFd,
 }
@@ -212,6 +222,17 @@ impl File for RealFile {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(to_stat(&rustix::fs::fstat(&self.fd)?))
+        match rustix::fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, WITHOUT_TIMES) {
+            Ok(found) => Ok(Stat {
+                dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+                ino: found.stx_ino,
+                links: u64::from(found.stx_nlink),
+                len: found.stx_size,
+                allocated: found.stx_blocks.saturating_mul(512),
+                is_dir: FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory,
+            }),
+            Err(Errno::NOSYS) => Ok(to_stat(&rustix::fs::fstat(&self.fd)?)),
+            Err(e) => Err(e.into()),
+        }
     }
 }
