@@ -183,7 +183,10 @@ impl Inner {
         let log = &self.log;
         let released = putback::release_member(log, (log.ctl.me(), self.generation), false);
         let flushed = match log.check_usable() {
-            Ok(()) => log.flush_and_mark(log.ctl.patience()),
+            Ok(()) => {
+                crate::keeper::before_leaving(log);
+                log.flush_and_mark(log.ctl.patience())
+            }
             Err(e) => Err(e),
         };
         let left = member::leave(&log.ctl);

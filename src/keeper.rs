@@ -250,7 +250,7 @@ pub(crate) fn maintain(log: &Log) -> Result<()> {
     if full || log.is_short() {
         free_space(log, &held)?;
     }
-    reclaim(log).and(prepared)
+    reclaim(log, &held).and(prepared)
 }
 
 /// In a store that has come to rest no roll brings the snapshots that let consumed segments go.
@@ -259,7 +259,20 @@ fn give_back(log: &Log) -> Result<()> {
         return Ok(());
     };
     free_space(log, &held)?;
-    reclaim(log)
+    reclaim(log, &held)
+}
+
+/// Writes the snapshot that is due: a store that is opened for a moment only, again and again,
+/// would never get one. What names its topics would then stand in its first segment alone.
+pub(crate) fn before_leaving(log: &Log) {
+    if !snapshot::is_due(log) || log.ctl.global(G_ACTIVE) <= 1 {
+        return;
+    }
+    let written = log.try_maintain().and_then(|held| match held {
+        Some(held) => snapshot::write(log, &held),
+        None => Ok(()),
+    });
+    report("writing a snapshot before leaving", written);
 }
 
 /// On a full disk, or at rest, no roll begins a new snapshot, and the last two keep what they stand
@@ -278,7 +291,7 @@ fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
 }
 
 /// Removes segments below everything that is live.
-fn reclaim(log: &Log) -> Result<()> {
+fn reclaim(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     let ctl = &log.ctl;
     if ctl.global(G_SNAP_END) == 0 || ctl.global(G_SNAP_END) > ctl.load(W_DURABLE) {
         return Ok(());
@@ -287,13 +300,10 @@ fn reclaim(log: &Log) -> Result<()> {
     let Some(first) = log.sealed_from(oldest)?.into_iter().next() else {
         return Ok(());
     };
-    if first.end > log.lowest_pin() {
-        return Ok(());
-    }
     let (lowest, as_of) = live::lowest_live(log)?;
     if first.end > lowest || as_of > ctl.load(W_DURABLE) {
         return Ok(());
     }
-    live::advance_first(log, lowest.min(log.lowest_pin()))?;
-    log.reclaim_below(lowest, as_of).map(|_| ())
+    live::advance_first(log, lowest)?;
+    log.reclaim_below(held, lowest, as_of).map(|_| ())
 }

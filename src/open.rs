@@ -14,7 +14,7 @@ use crate::delivery::putback;
 use crate::error::{Code, Error, Result};
 use crate::format::record::{self};
 use crate::format::segment::{self, SegmentHeader, file_name};
-use crate::format::superblock::{SUPER_SIZE, Super, SuperError};
+use crate::format::superblock::{SUPER, SUPER_SIZE, Super, SuperError};
 use crate::options::{Flush, RecoveryReport, StoreOptions};
 use crate::rebuild;
 use crate::shm::control::{
@@ -30,7 +30,6 @@ mod check;
 
 use check::{check_place, check_unused};
 
-const SUPER: &str = "SUPER";
 const CTL: &str = "ctl";
 /// Shared memory that is being rebuilt.
 const CTL_NEW: &str = "ctl.new";
@@ -126,14 +125,15 @@ fn settle_down(log: &Log, report: &mut RecoveryReport) -> Result<()> {
         // Nobody else is alive: what failed is written to a new file, never in place.
         log.ctl.publish(W_FLUSH_STATE, FLUSH_RESEALING);
     }
-    log.remove_below(log.ctl.global(G_OLDEST))?;
     member::repair_flush(&log.ctl);
     if let Err(e) = log.flush_now(log.ctl.patience()) {
         report.notes.push(format!(
             "what was not yet on disk could not be written: {e}"
         ));
+        return Ok(());
     }
-    Ok(())
+    // What is reclaimed was announced in the log, and the log is durable now.
+    log.remove_below(log.ctl.global(G_OLDEST))
 }
 
 fn lock_error(dir: &Dir, error: &std::io::Error) -> Error {
@@ -245,6 +245,7 @@ fn first_header(superblock: &Super, size: u64, host: &dyn Host) -> SegmentHeader
         continues_at: 0,
         created_ms: host.realtime_ms(),
         flags: 0,
+        oldest: 1,
         algorithm: segment::CRC32,
         version: segment::VERSION,
     }
@@ -368,6 +369,10 @@ impl Place<'_> {
         if !broken!(StateSumNotChecked) && undo::state_sum(&log.ctl) != log.ctl.load(W_SUM) {
             return Ok(Err("the sum over shared memory is wrong".to_owned()));
         }
+        let word = |word| log.ctl.global(word);
+        if log.has_holes(word(G_OLDEST), word(G_ACTIVE))? {
+            return Ok(Err("a segment file of the log is missing".to_owned()));
+        }
         Ok(check_ring(&log).map(|()| log))
     }
 
@@ -378,7 +383,8 @@ impl Place<'_> {
         self.dir.sync_dir("")?;
         let ring = self.salvage()?;
         let mut recovery = Recovery::open(self.dir, &self.superblock.uuid, ring)?;
-        let (mut model, found) = rebuild::replay(&mut recovery, self.layout.geometry.ring / 48)?;
+        let (mut model, mut found) =
+            rebuild::replay(&mut recovery, self.layout.geometry.ring / 48)?;
         if found.last == 0 {
             return Err(Error::new(
                 Code::Corrupt,
@@ -415,6 +421,7 @@ impl Place<'_> {
                 model.jump();
             }
             model.install(&log)?;
+            rebuild::note_holes(&log, &mut recovery, &mut found, &mut model)?;
             rebuild::note_loss(&log, &found, &model)?;
             log.flush_now(log.ctl.patience())?;
         }

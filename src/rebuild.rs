@@ -6,7 +6,7 @@ use crate::commitlog::recover::{Event, Found, Recovery};
 use crate::commitlog::{HEADER_SPAN, Log};
 use crate::delivery::replay::Model;
 use crate::error::{Code, Error, Result};
-use crate::format::payload::Loss;
+use crate::format::payload::{Gap, Loss};
 use crate::format::record::{Draft, Kind};
 use crate::format::segment::{self, JUMP, SegmentHeader};
 use crate::open::FIRST_SEGMENT;
@@ -19,42 +19,58 @@ use crate::shm::undo;
 
 /// Replays the log from the best snapshot that turns out to be whole.
 pub(crate) fn replay(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found)> {
-    for start in recovery.starts() {
-        let mut model = Model::new(start, jump);
-        let mut wrong = None;
-        let found = recovery.scan(start, &mut |event| {
-            match event {
-                Event::Jump => model.jump(),
-                Event::Record(lsn, record) => {
-                    if let Err(bad) = model.apply(lsn, record) {
-                        wrong.get_or_insert((lsn, bad));
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        if let Some((lsn, bad)) = wrong {
-            return Err(Error::new(
-                Code::Incompatible,
-                format!("the record at {lsn:#x} of the log cannot be understood: {bad}"),
-            )
-            .at_position(lsn));
-        }
-        if start == 0
-            && recovery
-                .sources
-                .values()
-                .next()
-                .is_some_and(|s| s.header.prev_end != 0)
-        {
-            return Err(no_start());
-        }
-        // A snapshot that survived by chance does not vouch for what lies before it.
-        if start == 0 || model.snap_complete && found.proven >= start {
-            return Ok((model, found));
+    let named = recovery.starts();
+    for &start in &named {
+        if let Some(done) = replay_from(recovery, start, jump)? {
+            return Ok(done);
         }
     }
-    Ok((Model::default(), Found::default()))
+    if !recovery.begins_at_the_beginning() {
+        // A header names the last snapshot of when it was written; when several were written since,
+        // all that headers name may be reclaimed. Look for them.
+        for number in recovery.numbers_downwards() {
+            for start in recovery.snapshots_in(number)? {
+                if named.contains(&start) {
+                    continue;
+                }
+                if let Some(done) = replay_from(recovery, start, jump)? {
+                    return Ok(done);
+                }
+            }
+        }
+        if !recovery.sources.is_empty() {
+            return Err(no_start());
+        }
+    }
+    let done = replay_from(recovery, 0, jump)?;
+    Ok(done.unwrap_or_default())
+}
+
+/// Replays from one snapshot, or from the beginning (0). `None`: the snapshot is not whole.
+fn replay_from(recovery: &mut Recovery, start: u64, jump: u64) -> Result<Option<(Model, Found)>> {
+    let mut model = Model::new(start, jump);
+    let mut wrong = None;
+    let found = recovery.scan(start, &mut |event| {
+        match event {
+            Event::Jump => model.jump(),
+            Event::Record(lsn, record) => {
+                if let Err(bad) = model.apply(lsn, record) {
+                    wrong.get_or_insert((lsn, bad));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if let Some((lsn, bad)) = wrong {
+        return Err(Error::new(
+            Code::Incompatible,
+            format!("the record at {lsn:#x} of the log cannot be understood: {bad}"),
+        )
+        .at_position(lsn));
+    }
+    // A snapshot that survived by chance does not vouch for what lies before it.
+    let usable = start == 0 || model.snap_complete && found.proven >= start;
+    Ok(usable.then_some((model, found)))
 }
 
 /// The beginning of the log is reclaimed and no snapshot that stands for it is whole.
@@ -124,6 +140,7 @@ pub(crate) fn start_epoch(
         prev_end: found.end,
         snap_lsn: model.snap(),
         flags: JUMP,
+        oldest: u32::try_from(recovery.oldest(found.last, model.oldest)).unwrap_or(1),
         ..first_header_of(log, size)
     };
     debug_assert!(name.ends_with(".seg"));
@@ -142,6 +159,7 @@ pub(crate) fn start_epoch(
     tx.set_global(G_TAIL, base + HEADER_SPAN);
     tx.set_global(G_EPOCH, u64::from(epoch));
     let oldest = recovery.sources.keys().next().copied().unwrap_or(number);
+    let oldest = oldest.max(recovery.oldest(found.last, model.oldest));
     tx.set_global(G_OLDEST, oldest);
     tx.set_global(G_GROWN, size);
     tx.set_global(G_SNAP, model.snap());
@@ -168,9 +186,48 @@ fn first_header_of(log: &Log, size: u64) -> SegmentHeader {
         continues_at: 0,
         created_ms: host.realtime_ms(),
         flags: 0,
+        oldest: 1,
         algorithm: segment::CRC32,
         version: segment::VERSION,
     }
+}
+
+/// Finds what is missing with segment files that somebody took away below the place where the
+/// replay began; what is missing behind it, the replay has found.
+pub(crate) fn note_holes(
+    log: &Log,
+    recovery: &mut Recovery,
+    found: &mut Found,
+    model: &mut Model,
+) -> Result<()> {
+    if found.first == 0 || broken!(SilentSkipOverBadCrc) {
+        return Ok(());
+    }
+    let oldest = recovery.oldest(found.last, model.oldest);
+    let holes = recovery.holes(oldest, found.first)?;
+    for hole in &holes {
+        for (&stream, topic) in &model.topics {
+            let end_before = log.end_in_sealed(stream, hole.before)?;
+            let first = end_before.map_or(topic.first, |end| end.max(topic.first));
+            let next = log
+                .candidates(stream, first, 1)?
+                .first()
+                .map(|(seq, _)| *seq);
+            let end = next.unwrap_or_else(|| model.next_before_jump(topic));
+            let gap = Gap {
+                stream,
+                first,
+                count: end.saturating_sub(first),
+            };
+            if gap.count > 0 && !model.gaps.contains(&gap) {
+                model.gaps.push(gap);
+            }
+        }
+    }
+    found
+        .damage
+        .splice(0..0, holes.into_iter().map(|hole| hole.damage));
+    Ok(())
 }
 
 /// Writes down what damage took, so that every group is told once.

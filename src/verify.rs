@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::commitlog::scan::{Leftovers, Source, open_segments};
 use crate::commitlog::{LOG_DIR, Log};
 use crate::error::{Code, Error, Result};
-use crate::format::payload::{self, Seal};
+use crate::format::payload::{self, Config, Seal, SnapItem};
 use crate::format::record::{ALIGN, Kind, Record};
 use crate::format::segment::{JUMP, file_name, parse_sidecar_name};
 use crate::format::sidecar::Sidecar;
@@ -58,6 +58,7 @@ pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyRepo
             files: 1,
             ..VerifyReport::default()
         },
+        oldest: 0,
     };
     if dir.try_stat("LOCK")?.is_none() {
         v.find(
@@ -75,6 +76,7 @@ pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyRepo
         v.find(LOG_DIR, 0, 0, "it holds no readable segment", true);
     }
     let ends = v.segments(&mut sources, total, progress)?;
+    v.beginning(&sources);
     v.sidecars(dir, &sources, &ends)?;
     v.report
         .findings
@@ -84,6 +86,8 @@ pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyRepo
 
 struct Verifier {
     report: VerifyReport,
+    /// The oldest segment that the log says is kept.
+    oldest: u64,
 }
 
 /// Where the records of a segment were found to end, and whether a seal ends them.
@@ -173,6 +177,17 @@ impl Verifier {
             progress(done, total);
         }
         Ok(ends)
+    }
+
+    /// Whether the segments that the log says are kept are there from the first on.
+    fn beginning(&mut self, sources: &BTreeMap<u64, Source>) {
+        let headers = sources.values().map(|s| u64::from(s.header.oldest));
+        let oldest = headers.fold(self.oldest, u64::max);
+        let first = sources.keys().find(|&&n| n >= oldest).copied();
+        for number in oldest..first.unwrap_or(oldest) {
+            let name = file_name(u32::try_from(number).unwrap_or(u32::MAX), 0);
+            self.find(&Log::path(&name), 0, 0, "it is missing", true);
+        }
     }
 
     fn segment(&mut self, source: &mut Source, proven: u64, cut: Option<u64>) -> Result<End> {
@@ -269,6 +284,18 @@ impl Verifier {
                 let parts = payload::iter(record.body).flatten();
                 let messages = parts.filter(|p| p.kind == Kind::Msg as u8).count();
                 self.report.messages += messages as u64;
+            }
+            Some(Kind::Config) => {
+                if let Ok(Config::Reclaim { first }) = Config::decode(record.body) {
+                    self.oldest = self.oldest.max(u64::from(first));
+                }
+            }
+            Some(Kind::Snap) => {
+                for item in payload::decode_items(record.body).unwrap_or_default() {
+                    if let SnapItem::Oldest { number } = item {
+                        self.oldest = self.oldest.max(u64::from(number));
+                    }
+                }
             }
             _ => {}
         }

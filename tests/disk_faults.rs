@@ -269,6 +269,46 @@ fn strike_at_the_quarantine() {
     }
 }
 
+/// Faults while a consumer finds out that the whole store was deleted: it gets an error each time,
+/// and the right one when it could look.
+fn strike_at_a_store_that_is_gone() {
+    let receive = |plan: Option<FaultPlan>| {
+        let world = machine(0);
+        let process = world.process();
+        let options = support::examine::options(keepq::Flush::Sync);
+        let store = keepq::Store::open_simulated(&process, options).unwrap();
+        store
+            .topic("t")
+            .unwrap()
+            .send(b"gone with the rest")
+            .unwrap();
+        let group = store.group("t", "g").open().unwrap();
+        for (file, _) in world.files() {
+            assert!(world.remove(&file));
+        }
+        let before = world.disk_calls();
+        if let Some(plan) = plan {
+            world.plan_fault(plan);
+        }
+        let got = group
+            .receive(std::time::Duration::ZERO)
+            .map(|d| d.is_some());
+        let calls = world.disk_calls() - before;
+        world.clear_fault();
+        process.kill();
+        (got.unwrap_err(), calls)
+    };
+    let (e, calls) = receive(None);
+    assert_eq!(e.code(), keepq::Code::StoreGone, "{e}");
+    for plan in (1..=calls).flat_map(plans) {
+        let (e, _) = receive(Some(plan));
+        // Where the look at SUPER failed, only the missing segment is told of.
+        use keepq::Code::{Corrupt, Full, Storage, StoreGone};
+        let told = [StoreGone, Storage, Full, Corrupt];
+        assert!(told.contains(&e.code()), "{plan:?}: {e:?}");
+    }
+}
+
 /// The lines of the engine's sources that call the disk.
 fn places_in_source() -> BTreeSet<(String, u32)> {
     let mut found = BTreeSet::new();
@@ -393,6 +433,7 @@ fn sweep(seed: u64, scenes: &mut Scenes) -> (u64, u64) {
 fn every_disk_call_may_fail() {
     strike_at_the_reserve();
     strike_at_the_quarantine();
+    strike_at_a_store_that_is_gone();
     let mut scenes = Scenes::default();
     let (mut runs, mut hit) = (0, 0);
     for seed in 0..3 {

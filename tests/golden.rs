@@ -1,6 +1,6 @@
 //! Stores made by earlier builds of this format open and hold what they held.
 //!
-//! `tests/fixtures/v0/` holds whole directories without their shared memory. They are made once,
+//! `tests/fixtures/draft/` holds whole directories without their shared memory. They are made once,
 //! by running this suite with `KEEPQ_MAKE_FIXTURES=1`, and never again for a format that is out.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -19,7 +19,7 @@ use keepq::{Code, Flush};
 use members::{assert_whole, drain, open};
 
 fn place(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v0");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/draft");
     root.join(name)
 }
 

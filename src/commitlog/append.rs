@@ -19,8 +19,8 @@ use crate::format::record::{self, Draft, HEADER, Kind};
 use crate::format::segment::SegmentHeader;
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_EPOCH, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT,
-    G_NEXT_SIZE, G_SNAP, G_TAIL, P_NEXT, R_BASE, R_END, R_FILE, R_LIMIT, R_NUMBER, R_SALT, REGIONS,
-    T_FLAGS, T_GROUP, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_MIN_REF, X_NUMBER,
+    G_NEXT_SIZE, G_OLDEST, G_SNAP, G_TAIL, P_NEXT, R_BASE, R_END, R_FILE, R_LIMIT, R_NUMBER,
+    R_SALT, REGIONS, T_FLAGS, T_GROUP, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_MIN_REF, X_NUMBER,
 };
 use crate::shm::{Ctl, Tx, wake};
 
@@ -195,6 +195,9 @@ impl Log {
             continues_at: 0,
             created_ms: ctl.host.realtime_ms(),
             flags: 0,
+            oldest: u32::try_from(tx.global(G_OLDEST))
+                .unwrap_or(0)
+                .clamp(1, number),
             algorithm: crate::format::segment::CRC32,
             version: crate::format::segment::VERSION,
         };

@@ -75,6 +75,11 @@ impl Segment {
     }
 }
 
+/// Whether a file was not there.
+pub(super) fn is_missing(error: &Error) -> bool {
+    error.errno() == Some(libc::ENOENT)
+}
+
 impl Log {
     /// The segment whose records include `lsn`, which lies below `durable`.
     pub(crate) fn segment_at(&self, lsn: u64) -> Result<Option<Arc<Segment>>> {
@@ -118,8 +123,17 @@ impl Log {
             } else {
                 BTreeMap::new()
             };
-            catalog.by_base = self.list_segments(&key, kept)?;
-            catalog.key = key;
+            match self.list_segments(&key, kept) {
+                Ok(found) => {
+                    catalog.by_base = found;
+                    catalog.key = key;
+                }
+                // Reclaimed between the listing and the look at its header.
+                Err(e) if is_missing(&e) && self.ctl.global(G_OLDEST) != key.oldest => {
+                    *catalog = Catalog::default();
+                }
+                Err(e) => return Err(e),
+            }
         }
     }
 

@@ -7,11 +7,12 @@
 //! are taken, so an appender that dies in its transaction can neither add nor hide a message.
 
 use super::append::region_of;
+use super::catalog::is_missing;
 use super::{HEADER_SPAN, Log};
 use crate::error::Result;
 use crate::shm::control::{
-    BLOCK_ENTRIES, G_ACTIVE, R_BASE, REGIONS, T_FIRST, T_INDEX, T_INDEX_SIZE, T_NEXT, W_PUBLISHED,
-    W_ROLLBACKS, X_BLOCKS, X_MIN_REF, X_NUMBER,
+    BLOCK_ENTRIES, G_ACTIVE, G_OLDEST, R_BASE, REGIONS, T_FIRST, T_INDEX, T_INDEX_SIZE, T_NEXT,
+    W_PUBLISHED, W_ROLLBACKS, X_BLOCKS, X_MIN_REF, X_NUMBER,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -148,9 +149,15 @@ impl Log {
             let next = ctl.load(ctl.layout.topic(topic, T_NEXT));
             let first = ctl.load(ctl.layout.topic(topic, T_FIRST));
             let from = from.max(first);
+            let oldest = ctl.global(G_OLDEST);
             let mut found = Vec::new();
             if from < next {
-                self.collect(topic, from, max, published, &mut found)?;
+                match self.collect(topic, from, max, published, &mut found) {
+                    Ok(()) => {}
+                    // Reclaimed under our eyes: what it held is below everybody's cursor.
+                    Err(e) if is_missing(&e) && ctl.global(G_OLDEST) != oldest => continue,
+                    Err(e) => return Err(e),
+                }
             }
             if numbers == self.region_numbers()
                 && rollbacks == ctl.load(W_ROLLBACKS)

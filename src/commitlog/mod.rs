@@ -14,6 +14,7 @@ pub(crate) mod append;
 pub(crate) mod catalog;
 pub(crate) mod flush;
 pub(crate) mod index;
+mod missing;
 pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod recent;
@@ -104,6 +105,21 @@ impl Log {
         )
         .at_path(self.dir.display(""))
         .with_errno(errno)
+    }
+
+    /// Tells of the store when a file is missing because all of them are.
+    #[cold]
+    pub(crate) fn or_gone(&self, error: Error) -> Error {
+        let missing = error.errno() == Some(libc::ENOENT) || error.code() == Code::Corrupt;
+        if missing
+            && matches!(
+                self.dir.try_stat(crate::format::superblock::SUPER),
+                Ok(None)
+            )
+        {
+            return self.gone();
+        }
+        error
     }
 
     /// The error of a store whose files were taken away under it.

@@ -107,7 +107,7 @@ impl Log {
     /// Prepares the missing segment, or frees an index region.
     fn provide(&self, lack: Lack, deadline: u64, held: &Maintenance<'_>) -> Result<()> {
         if let Lack::Segment(least) = lack {
-            return self.prepare_next(held, least);
+            return self.prepare_next(held, least).map_err(|e| self.or_gone(e));
         }
         self.flush_now(deadline)?;
         self.write_pending_sidecar(self.ctl.global(G_ACTIVE))

@@ -129,8 +129,7 @@ impl Log {
                 self.forget_files();
                 self.read_segment(lsn, ahead, true)
                     .map_err(|failure| match failure {
-                        Failure::Io(e) => e,
-                        Failure::Bad(e) => e,
+                        Failure::Io(e) | Failure::Bad(e) => self.or_gone(e),
                     })
             }
         }

@@ -4,8 +4,12 @@
 //! and with every record that released its contents durable too (invariant 16). The delivery layer
 //! says what the lowest live reference is; this module adds what the log itself still needs.
 
+use super::append::{Need, Purpose};
+use super::prepare::Maintenance;
 use super::{LOG_DIR, Log};
 use crate::error::Result;
+use crate::format::payload::Config;
+use crate::format::record::{Draft, Kind};
 use crate::format::segment::{parse_file_name, parse_sidecar_name};
 use crate::shm::control::{
     G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_TAIL, PINS, REGIONS, W_DURABLE, X_MIN_REF, X_NUMBER,
@@ -32,12 +36,17 @@ impl Log {
 
     /// Removes the segments that lie wholly below `live`, as the delivery layer found it when the
     /// log ended at `as_of`. The maintenance byte is held. Returns how many were removed.
-    pub(crate) fn reclaim_below(&self, live: u64, as_of: u64) -> Result<u64> {
+    pub(crate) fn reclaim_below(
+        &self,
+        held: &Maintenance<'_>,
+        live: u64,
+        as_of: u64,
+    ) -> Result<u64> {
         let ctl = &self.ctl;
         if !broken!(UnlinkBeforeReleaseDurable) && ctl.load(W_DURABLE) < as_of {
             return Ok(0);
         }
-        let mut keep_from = live.min(self.lowest_pin());
+        let mut keep_from = live;
         let oldest = ctl.global(G_OLDEST);
         let sealed = self.sealed_from(oldest)?;
         // Releases and chunk lists of segments that stay refer to older ones: follow them down.
@@ -64,11 +73,25 @@ impl Log {
             .map(|s| s.number)
             .find(|&n| n > last.number)
             .unwrap_or_else(|| ctl.global(G_ACTIVE));
-        let mut tx = ctl.begin(ctl.patience())?;
-        tx.set_global(G_OLDEST, first_kept);
-        tx.commit();
+        self.announce_reclaim(held, first_kept)?;
         self.remove_below(first_kept)?;
         Ok(gone.len() as u64)
+    }
+
+    /// Writes down, durably, that everything below a segment may be gone: a file that is missing
+    /// without such a note was taken away by somebody else.
+    fn announce_reclaim(&self, held: &Maintenance<'_>, first_kept: u64) -> Result<()> {
+        let first = u32::try_from(first_kept)
+            .map_err(|_| self.ctl.damaged("a segment's number is impossible"))?;
+        let body = Config::Reclaim { first }.encode();
+        let mut draft = Draft::new(Kind::Config, 0, 0, &[], &[&body]);
+        let need = Need::new(draft.bytes.len(), 0, Purpose::Snap);
+        self.transact_holding(Some(held), need, self.ctl.patience(), |tx| {
+            self.append(tx, &mut draft.bytes, 0);
+            tx.set_global(G_OLDEST, first_kept);
+            Ok(())
+        })?;
+        self.flush_now(self.ctl.patience())
     }
 
     /// Removes the files of all segments below this number, the oldest first: what a death leaves

@@ -18,7 +18,7 @@ use super::scan::{Leftovers, RingImage, Source, open_segments};
 use super::{HEADER_SPAN, LOG_DIR, Log};
 use crate::error::Result;
 use crate::format::Bad;
-use crate::format::payload::Seal;
+use crate::format::payload::{Seal, SnapHead};
 use crate::format::record::{self, ALIGN, Kind, Record};
 use crate::format::segment::{HEADER_BLOCK, JUMP, SegmentHeader};
 use crate::sys::Dir;
@@ -45,6 +45,8 @@ pub(crate) struct Damage {
 pub(crate) struct Found {
     /// End of the valid log.
     pub(crate) end: u64,
+    /// Number of the segment it was read from; 0 if there is none.
+    pub(crate) first: u64,
     /// Highest epoch in evidence.
     pub(crate) epoch: u32,
     /// Number of the segment the log ends in; 0 if there is none.
@@ -86,8 +88,7 @@ impl Recovery {
         })
     }
 
-    /// Where replay may start, the best first: the snapshots that headers name, then 0, the
-    /// beginning of what is there.
+    /// Where replay may start, the best first: the snapshots that headers name.
     pub(crate) fn starts(&self) -> Vec<u64> {
         let mut starts: Vec<u64> = self
             .sources
@@ -97,8 +98,43 @@ impl Recovery {
             .collect();
         starts.sort_unstable_by(|a, b| b.cmp(a));
         starts.dedup();
-        starts.push(0);
         starts
+    }
+
+    /// Whether what is there begins with the first record ever written, or is nothing at all.
+    pub(crate) fn begins_at_the_beginning(&self) -> bool {
+        self.sources
+            .values()
+            .next()
+            .is_none_or(|s| s.header.prev_end == 0)
+    }
+
+    /// The segments, the newest first.
+    pub(crate) fn numbers_downwards(&self) -> Vec<u64> {
+        self.sources.keys().rev().copied().collect()
+    }
+
+    /// The snapshots that begin in a segment, the latest first.
+    pub(crate) fn snapshots_in(&mut self, number: u64) -> Result<Vec<u64>> {
+        let Some(source) = self.sources.get_mut(&number) else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        let mut from = source.first();
+        while let Some(at) = source.find_record(from)? {
+            let mut len = ALIGN as u64;
+            if let Ok(record) = source.record(at)? {
+                len = record.header.padded_len() as u64;
+                let begins = record.header.kind == Kind::Snap as u8
+                    && SnapHead::decode(record.body).is_ok_and(|head| head.piece == 0);
+                if begins {
+                    found.push(at);
+                }
+            }
+            from = at + len;
+        }
+        found.reverse();
+        Ok(found)
     }
 
     /// The segment that holds this position. A new epoch begins before the end of the file that
@@ -127,6 +163,7 @@ impl Recovery {
         let Some((mut number, mut lsn)) = at else {
             return Ok(found);
         };
+        found.first = number;
         found.epoch = self
             .sources
             .values()

@@ -86,6 +86,11 @@ impl Log {
         Ok(self.contents(segment)?.1)
     }
 
+    /// The streams of a sealed segment with the sequence after the last of each, ascending.
+    pub(super) fn streams<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s [(u32, u64)]> {
+        Ok(&self.contents(segment)?.0)
+    }
+
     fn contents<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s Contents> {
         if let Some(contents) = segment.contents.get() {
             return Ok(contents);

@@ -4,14 +4,33 @@ use super::registry;
 use super::slot::State;
 use crate::commitlog::Log;
 use crate::error::Result;
-use crate::shm::control::{G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, T_FIRST, T_GROUP, T_NEXT, T_STATE};
+use crate::shm::control::{
+    G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
+};
 
-/// The lowest LSN of any outstanding message and of the first unread message of any group or of a
-/// topic without groups; and where the log ended when it was found.
+/// The lowest LSN that anybody needs: of any outstanding message, of the first unread message of
+/// any group or of a topic without groups, of a pin; and where the log ended when it was found.
 ///
 /// Read without the lock, in an order that is safe: the log's end first. What is claimed later
-/// lies at or above a cursor that was read; what is settled later only makes it too low.
+/// lies at or above a cursor that was read; what is settled later only makes it too low. What was
+/// read may have been half a transaction, whose owner dies and which is rolled back: so all who
+/// held the lock meanwhile are waited for, and if any was rolled back, it is read again.
 pub(crate) fn lowest_live(log: &Log) -> Result<(u64, u64)> {
+    let ctl = &log.ctl;
+    loop {
+        let rollbacks = ctl.load(W_ROLLBACKS);
+        let (lowest, as_of) = read_lowest(log)?;
+        let lowest = lowest.min(log.lowest_pin());
+        let tx = ctl.begin(ctl.patience())?;
+        let unchanged = ctl.load(W_ROLLBACKS) == rollbacks && rollbacks % 2 == 0;
+        drop(tx);
+        if unchanged || broken!(ReclaimOnHalfRead) {
+            return Ok((lowest, as_of));
+        }
+    }
+}
+
+fn read_lowest(log: &Log) -> Result<(u64, u64)> {
     let ctl = &log.ctl;
     let as_of = log.tail();
     let mut lowest = as_of;

@@ -95,6 +95,23 @@ impl Group {
         }
     }
 
+    /// Of these sequences, the first that is not settled, and how many are not.
+    pub(crate) fn unsettled_in(&self, first: u64, count: u64) -> Option<(u64, u64)> {
+        let end = first.saturating_add(count);
+        let ahead = (self.cursor.max(first), end);
+        let below = self
+            .unsettled
+            .iter()
+            .map(|(&a, &b)| (a.max(first), b.min(end)));
+        let parts = below.chain([ahead]).filter(|(a, b)| a < b);
+        let (mut from, mut lost) = (u64::MAX, 0);
+        for (a, b) in parts {
+            from = from.min(a);
+            lost += b - a;
+        }
+        (lost > 0).then_some((from, lost))
+    }
+
     pub(crate) fn is_unsettled(&self, seq: u64) -> bool {
         self.unsettled
             .range(..=seq)
@@ -173,6 +190,17 @@ mod tests {
         assert_eq!(unsettled(&g), [(10, 40)]);
         g.settle(15, 10);
         assert_eq!(unsettled(&g), [(10, 15), (25, 40)]);
+    }
+
+    #[test]
+    fn what_is_lost_counts_where_it_is_not_settled() {
+        let mut g = group();
+        g.cursor = 100;
+        g.add(10, 20);
+        assert_eq!(g.unsettled_in(0, 15), Some((10, 5)));
+        assert_eq!(g.unsettled_in(15, 100), Some((15, 20)));
+        assert_eq!(g.unsettled_in(20, 80), None);
+        assert_eq!(g.unsettled_in(200, 5), Some((200, 5)));
     }
 
     #[test]

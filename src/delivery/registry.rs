@@ -12,7 +12,7 @@ use crate::shm::control::{
     D_EPOCH, D_HASH, D_NAME, D_NAME_LEN, D_NEXT, D_STATE, G_GROUPS, G_PRODUCERS, G_TOPICS,
     P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_FLAGS, P_GENERATION, P_HASH,
     P_LEASE_MS, P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_START, P_STATE,
-    P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN, T_NEXT, T_STATE,
+    P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN, T_NEXT, T_STATE, W_PUBLISHED,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -122,8 +122,20 @@ fn too_many(what: &str, most: u32, advice: &str) -> Error {
     )
 }
 
-/// Makes a topic, unless it is there. `flags`: `TOPIC_SYNC`.
+/// Makes a topic, unless it is there. `flags`: `TOPIC_SYNC`. What makes it is durable when this
+/// returns, also where sends are not: a topic that a power cut took and that was made again would
+/// use its sequences a second time.
 pub(crate) fn create_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Result<u32> {
+    let id = find_or_make_topic(log, name, flags, deadline)?;
+    let unused = log.ctl.load(log.ctl.layout.topic(id, T_NEXT)) == 0;
+    let made_by = log.ctl.load(W_PUBLISHED);
+    if unused && !log.wait_durable(made_by, deadline)? {
+        return Err(log.flush_timeout());
+    }
+    Ok(id)
+}
+
+fn find_or_make_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Result<u32> {
     let tx = log.ctl.begin(deadline)?;
     let found = find_topic(&log.ctl, name);
     drop(tx);

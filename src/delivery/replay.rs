@@ -30,7 +30,7 @@ use crate::shm::control::{
 pub(crate) struct Topic {
     pub(crate) name: String,
     flags: u32,
-    first: u64,
+    pub(crate) first: u64,
     pub(crate) next: u64,
 }
 
@@ -54,6 +54,8 @@ pub(crate) struct Model {
     /// By how much sequences jump at the start of each epoch.
     jump: u64,
     pub(crate) records: u64,
+    /// The oldest segment that the log says is kept; 0 = it says nothing.
+    pub(crate) oldest: u64,
     /// Sequences that are missing between records and that no LOSS record names yet.
     pub(crate) gaps: Vec<Gap>,
 }
@@ -78,6 +80,11 @@ impl Model {
         for topic in self.topics.values_mut() {
             topic.next += self.jump;
         }
+    }
+
+    /// The sequence after a topic's last message, once [`Model::jump`] has made room behind it.
+    pub(crate) fn next_before_jump(&self, topic: &Topic) -> u64 {
+        topic.next.saturating_sub(self.jump)
     }
 
     /// Applies a record that stands at `lsn`.
@@ -131,11 +138,14 @@ impl Model {
             Kind::Ack => {
                 if let Some(group) = self.groups.get_mut(&stream) {
                     let ack = Ack::decode(body)?;
+                    if ack.reason == payload::reason::LOST {
+                        // Its run is the first gap and the sum of all: whole messages may lie
+                        // between gaps, so it settles nothing.
+                        group.lost = None;
+                        return Ok(());
+                    }
                     for run in ack.runs {
                         group.settle(run.first, u64::from(run.count));
-                    }
-                    if ack.reason == payload::reason::LOST {
-                        group.lost = None;
                     }
                 }
             }
@@ -204,6 +214,7 @@ impl Model {
                     .entry(id)
                     .or_insert_with(|| Group::new(topic, name, options, start_seq, start_seq, 1));
             }
+            Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
             // Deletion, purge and changes are not written by this version.
             _ => {}
         }
@@ -247,17 +258,13 @@ impl Model {
                 cursor,
                 start_seq,
                 generation,
+                lost,
             } => {
-                self.groups.entry(*id).or_insert_with(|| {
-                    Group::new(
-                        *topic,
-                        name.clone(),
-                        *config,
-                        *cursor,
-                        *start_seq,
-                        *generation,
-                    )
+                let group = self.groups.entry(*id).or_insert_with(|| {
+                    let name = name.clone();
+                    Group::new(*topic, name, *config, *cursor, *start_seq, *generation)
                 });
+                group.lost = (lost.1 > 0).then_some(*lost);
             }
             SnapItem::Outstanding {
                 group,
@@ -284,6 +291,7 @@ impl Model {
                     producer.lsn = *last_lsn;
                 }
             }
+            SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
             SnapItem::Counters { .. } => {}
         }
     }
@@ -296,9 +304,9 @@ impl Model {
                 topic.next = topic.next.max(gap.first + gap.count);
             }
             for group in self.groups.values_mut().filter(|g| g.topic == gap.stream) {
-                if group.cursor < gap.first + gap.count {
-                    let (first, count) = group.lost.unwrap_or((gap.first, 0));
-                    group.lost = Some((first.min(gap.first), count + gap.count));
+                if let Some((from, lost)) = group.unsettled_in(gap.first, gap.count) {
+                    let (first, count) = group.lost.unwrap_or((from, 0));
+                    group.lost = Some((first.min(from), count + lost));
                 }
             }
         }
@@ -333,10 +341,10 @@ impl Model {
     pub(crate) fn tell_groups(&self, log: &Log) -> Result<()> {
         let ctl = &log.ctl;
         for gap in &self.gaps {
-            for (&id, _) in self.groups.iter().filter(|(_, g)| {
-                g.topic == gap.stream
-                    && (g.cursor < gap.first + gap.count || g.is_unsettled(gap.first))
-            }) {
+            for (&id, group) in self.groups.iter().filter(|(_, g)| g.topic == gap.stream) {
+                let Some((from, lost)) = group.unsettled_in(gap.first, gap.count) else {
+                    continue;
+                };
                 let mut tx = ctl.begin(ctl.patience())?;
                 let (first, count) = (
                     ctl.layout.group(id, P_LOST),
@@ -344,12 +352,12 @@ impl Model {
                 );
                 let known = tx.get(count);
                 let start = if known == 0 {
-                    gap.first
+                    from
                 } else {
-                    tx.get(first).min(gap.first)
+                    tx.get(first).min(from)
                 };
                 tx.set(first, start);
-                tx.set(count, known + gap.count);
+                tx.set(count, known + lost);
                 tx.commit();
             }
         }

@@ -16,9 +16,9 @@ use crate::format::payload::{SnapItem, SnapWriter};
 use crate::format::record::{Draft, HEADER, Kind};
 use crate::shm::Tx;
 use crate::shm::control::{
-    D_EPOCH, D_LSN, D_NAME, D_NAME_LEN, D_NEXT, G_ACTIVE, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE,
-    G_SNAP_END, G_SNAP_FOR, P_CURSOR, P_GENERATION, P_START, P_TOPIC, S_DUE, S_HEAD, S_LSN,
-    S_OWNER, S_SEQ, T_FIRST, T_FLAGS, T_NEXT,
+    D_EPOCH, D_LSN, D_NAME, D_NAME_LEN, D_NEXT, G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP,
+    G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR, P_GENERATION, P_LOST, P_LOST_COUNT, P_START,
+    P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_FLAGS, T_NEXT,
 };
 
 /// Largest piece.
@@ -158,6 +158,12 @@ fn push_tables(
     cursors: &mut Vec<u64>,
 ) -> bool {
     let ctl = &log.ctl;
+    if cursors.is_empty() && next.0 == 0 {
+        let number = crate::shm::lock::low_half(tx.global(G_OLDEST));
+        if !writer.push(&SnapItem::Oldest { number }) {
+            return false;
+        }
+    }
     while next.0 < registry::topics(ctl) {
         let word = |w| tx.get(ctl.layout.topic(next.0, w));
         let item = SnapItem::Topic {
@@ -183,6 +189,7 @@ fn push_tables(
             cursor: word(P_CURSOR),
             start_seq: word(P_START),
             generation: low(word(P_GENERATION)),
+            lost: (word(P_LOST), word(P_LOST_COUNT)),
         };
         if !writer.push(&item) {
             return false;

@@ -13,7 +13,7 @@ pub(crate) const HEADER_BLOCK: usize = 4096;
 /// No segment is larger: positions in it fit the u32 offsets of its sidecar.
 pub(crate) const MAX_SEGMENT: u64 = 1 << 32;
 /// The version of the segment and record format.
-pub(crate) const VERSION: u16 = 0;
+pub(crate) const VERSION: u16 = 1;
 /// The only checksum algorithm so far.
 pub(crate) const CRC32: u8 = 1;
 /// Flag: the segment starts a new epoch after an unclean recovery, and its base lies beyond
@@ -60,6 +60,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) created_ms: u64,
     /// [`JUMP`]; other bits are zero in this version.
     pub(crate) flags: u32,
+    /// The oldest segment that was kept when the header was written: it and all between were there.
+    pub(crate) oldest: u32,
     /// [`CRC32`].
     pub(crate) algorithm: u8,
     /// [`VERSION`].
@@ -103,7 +105,7 @@ impl SegmentHeader {
             .u64(self.snap_lsn)
             .u64(self.continues_at)
             .u64(self.created_ms);
-        w.u32(self.flags);
+        w.u32(self.flags).u32(self.oldest);
         let mut block = block::<HEADER_BLOCK>(&out);
         let sum = crc(&[&block[..CRC_AT]]);
         block[CRC_AT..SECTOR].copy_from_slice(&sum.to_le_bytes());
@@ -145,6 +147,7 @@ impl SegmentHeader {
             continues_at: r.u64()?,
             created_ms: r.u64()?,
             flags: r.u32()?,
+            oldest: r.u32()?,
         };
         let unused = if header.file == 0 {
             ADOPTED_AT
@@ -174,6 +177,9 @@ impl SegmentHeader {
             }
         };
         if !continues_well || self.prev_end > self.base {
+            return Err(Bad::Value);
+        }
+        if self.oldest == 0 || self.oldest > self.number {
             return Err(Bad::Value);
         }
         Ok(())

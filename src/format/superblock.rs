@@ -8,11 +8,13 @@ use super::segment::MAX_SEGMENT;
 use super::{Bad, Reader, Writer, block, crc};
 use std::fmt;
 
-/// Size of the file.
+/// Name of the file in the store's directory.
+pub(crate) const SUPER: &str = "SUPER";
+/// Its size in bytes.
 pub(crate) const SUPER_SIZE: usize = 4096;
-/// The version of the durable format that this library writes. 0 is the draft before the first
-/// release: no compatibility is promised for it.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+/// The version of the durable format that this library writes: major x 256 + minor. Below 256 are
+/// the drafts before the first release, each of which is read by its own libraries only.
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Features without which a store cannot be read; an unknown one refuses the store.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Features without which a store cannot be written; an unknown one allows reading only.
@@ -59,6 +61,11 @@ pub(crate) enum SuperError {
         /// The version found.
         found: u32,
     },
+    /// The store was written by an earlier draft.
+    Draft {
+        /// The version found.
+        found: u32,
+    },
     /// The store uses features this library does not know.
     UnknownFeatures {
         /// The unknown bits of the incompatible features.
@@ -76,6 +83,12 @@ impl fmt::Display for SuperError {
                 f,
                 "the store has format version {found}, this library knows {FORMAT_VERSION}; \
                  use a newer library"
+            ),
+            Self::Draft { found } => write!(
+                f,
+                "the store has format version {found}, a draft from before the first release \
+                 that this library (version {FORMAT_VERSION}) does not read; consume it with the \
+                 library that made it and begin a new store"
             ),
             Self::UnknownFeatures { bits } => write!(
                 f,
@@ -130,6 +143,9 @@ impl Super {
         let found = r.u32()?;
         if found > FORMAT_VERSION {
             return Err(SuperError::Newer { found });
+        }
+        if found < FORMAT_VERSION {
+            return Err(SuperError::Draft { found });
         }
         r.array::<4>()?;
         let incompat = r.u64()?;

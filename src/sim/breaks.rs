@@ -74,6 +74,8 @@ breaks! {
     ReclaimBelowChunk = "reclaim_below_chunk",
     /// A wake-up that a killed waiter took is not handed on.
     WakeLost = "wake_lost",
+    /// What decides on reclaim is read from half a transaction that is rolled back.
+    ReclaimOnHalfRead = "reclaim_on_half_read",
     /// A segment is removed before the records that released it are durable.
     UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
     /// Recovery replays from the last piece of a snapshot.

@@ -9,6 +9,7 @@ const TOPIC_DELETE: u8 = 3;
 const GROUP_DELETE: u8 = 4;
 const GROUP_CONFIGURE: u8 = 5;
 const TOPIC_PURGE: u8 = 6;
+const RECLAIM: u8 = 16;
 
 /// The options of a group, as they are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -140,6 +141,11 @@ pub(crate) enum Config {
         /// The first sequence that is still there.
         first_seq: u64,
     },
+    /// All segments before this one are needed no more and may be gone.
+    Reclaim {
+        /// Number of the first segment that is kept.
+        first: u32,
+    },
 }
 
 impl Config {
@@ -191,6 +197,9 @@ impl Config {
             Self::TopicPurge { id, first_seq } => {
                 w.u8(TOPIC_PURGE).zeros(3).u32(*id).u64(*first_seq);
             }
+            Self::Reclaim { first } => {
+                w.u8(RECLAIM).zeros(3).u32(*first);
+            }
         }
         out
     }
@@ -236,6 +245,7 @@ impl Config {
                 id,
                 first_seq: r.u64()?,
             },
+            RECLAIM => Self::Reclaim { first: id },
             _ => return Err(Bad::Kind),
         };
         r.end()?;

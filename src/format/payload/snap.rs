@@ -15,6 +15,7 @@ const GROUP: u8 = 2;
 const OUTSTANDING: u8 = 3;
 const PRODUCER: u8 = 4;
 const COUNTERS: u8 = 5;
+const OLDEST: u8 = 16;
 /// From this type on, a reader that does not know an item skips it.
 const SKIPPABLE_ITEM: u8 = 128;
 
@@ -50,6 +51,9 @@ pub(crate) enum SnapItem {
         start_seq: u64,
         /// Raised by every seek.
         generation: u32,
+        /// Messages lost through damage that its consumers are still to be told of: the first
+        /// sequence, and how many.
+        lost: (u64, u64),
     },
     /// A message below its group's cursor that is not settled.
     Outstanding {
@@ -84,14 +88,27 @@ pub(crate) enum SnapItem {
         /// The id the next group will get.
         next_group_id: u32,
     },
+    /// Which segments are kept.
+    Oldest {
+        /// Number of the first.
+        number: u32,
+    },
 }
 
 impl SnapItem {
     /// Appends type, length and value.
     fn write(&self, w: &mut Writer<'_>) {
         let mut value = Vec::new();
-        let mut v = Writer::new(&mut value);
-        let kind = match self {
+        let kind = self.write_value(&mut Writer::new(&mut value));
+        w.u8(kind)
+            .u8(0)
+            .u16(u16::try_from(value.len()).unwrap_or(u16::MAX))
+            .bytes(&value);
+    }
+
+    /// Appends the value and returns its type.
+    fn write_value(&self, v: &mut Writer<'_>) -> u8 {
+        match self {
             Self::Topic {
                 id,
                 name,
@@ -100,7 +117,7 @@ impl SnapItem {
                 next_seq,
             } => {
                 v.u32(*id).u32(*flags).u64(*first_seq).u64(*next_seq);
-                write_name(&mut v, name);
+                write_name(v, name);
                 TOPIC
             }
             Self::Group {
@@ -111,15 +128,18 @@ impl SnapItem {
                 cursor,
                 start_seq,
                 generation,
+                lost,
             } => {
                 v.u32(*id)
                     .u32(*topic)
                     .u32(*generation)
                     .zeros(4)
                     .u64(*cursor)
-                    .u64(*start_seq);
-                config.write(&mut v);
-                write_name(&mut v, name);
+                    .u64(*start_seq)
+                    .u64(lost.0)
+                    .u64(lost.1);
+                config.write(v);
+                write_name(v, name);
                 GROUP
             }
             Self::Outstanding {
@@ -141,7 +161,7 @@ impl SnapItem {
                 last_lsn,
             } => {
                 v.u32(*epoch).zeros(4).u64(*last_seq_plus_1).u64(*last_lsn);
-                write_name(&mut v, name);
+                write_name(v, name);
                 PRODUCER
             }
             Self::Counters {
@@ -151,11 +171,11 @@ impl SnapItem {
                 v.u32(*next_topic_id).u32(*next_group_id);
                 COUNTERS
             }
-        };
-        w.u8(kind)
-            .u8(0)
-            .u16(u16::try_from(value.len()).unwrap_or(u16::MAX))
-            .bytes(&value);
+            Self::Oldest { number } => {
+                v.u32(*number);
+                OLDEST
+            }
+        }
     }
 
     /// The item of this type, `None` when it is unknown and may be skipped.
@@ -201,6 +221,7 @@ impl SnapItem {
                 next_topic_id: r.u32()?,
                 next_group_id: r.u32()?,
             },
+            OLDEST => Self::Oldest { number: r.u32()? },
             SKIPPABLE_ITEM.. => return Ok(None),
             _ => return Err(Bad::Kind),
         };
@@ -212,6 +233,7 @@ impl SnapItem {
         let (id, topic, generation) = (r.u32()?, r.u32()?, r.u32()?);
         r.zeros(4)?;
         let (cursor, start_seq) = (r.u64()?, r.u64()?);
+        let lost = (r.u64()?, r.u64()?);
         let config = GroupConfig::read(r)?;
         let name = read_name(r)?;
         Ok(Self::Group {
@@ -222,6 +244,7 @@ impl SnapItem {
             cursor,
             start_seq,
             generation,
+            lost,
         })
     }
 }
@@ -359,4 +382,4 @@ pub(crate) fn decode_items(body: &[u8]) -> Result<Vec<SnapItem>, Bad> {
     Ok(SnapPiece::decode(body)?.items)
 }
 
-const _: () = assert!(PIECE_HEADER + ITEM_HEADER + 32 + 48 + 2 + 255 < 1 << 10);
+const _: () = assert!(PIECE_HEADER + ITEM_HEADER + 48 + 48 + 2 + 255 < 1 << 10);

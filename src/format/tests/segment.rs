@@ -17,6 +17,7 @@ fn first() -> SegmentHeader {
         continues_at: 0,
         created_ms: 1_700_000_000_000,
         flags: JUMP,
+        oldest: 1,
         algorithm: CRC32,
         version: VERSION,
     }
@@ -48,9 +49,9 @@ fn resealed(header: &SegmentHeader, at: usize, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_header_has_exactly_these_bytes() {
     let block = adopted(&continuation());
-    assert_eq!(block[..100], hex(GOLDEN_HEADER));
-    assert!(block[100..508].iter().all(|&b| b == 0));
-    assert_eq!(block[508..512], hex("7764889c"));
+    assert_eq!(block[..104], hex(GOLDEN_HEADER));
+    assert!(block[104..508].iter().all(|&b| b == 0));
+    assert_eq!(block[508..512], hex("8f135097"));
     assert_eq!(block[2048..2096], hex(GOLDEN_ADOPTED));
     assert!(block[2096..2556].iter().all(|&b| b == 0));
     assert_eq!(block[2556..2560], hex("6c1a238d"));
@@ -130,7 +131,7 @@ fn unwritten_cut_and_foreign_blocks_are_told_apart() {
     }
     assert_eq!(SegmentHeader::decode(&[b'x'; 4096]), Err(Bad::Value));
     assert_eq!(
-        SegmentHeader::decode(&resealed(&first(), 8, &[1])),
+        SegmentHeader::decode(&resealed(&first(), 8, &[2])),
         Err(Bad::Version)
     );
     assert_eq!(
@@ -234,8 +235,8 @@ proptest! {
 
     #[test]
     fn any_header_is_read_back(
-        (number, epoch, flags) in any::<(u32, u32, u32)>(),
-        file in 0u32..3,
+        (number, epoch, flags) in (1u32.., any::<u32>(), any::<u32>()),
+        (file, oldest) in (0u32..3, any::<prop::sample::Index>()),
         (base, size) in (0u64..1 << 40, 2u64..1 << 20),
         (salt, snap_lsn, created_ms) in any::<(u64, u64, u64)>(),
         uuid: [u8; 16],
@@ -246,10 +247,12 @@ proptest! {
             0 => 0,
             _ => base + 4096 + 16 * at.index(((size - 4096) / 16 + 1) as usize) as u64,
         };
+        let oldest = oldest.index(number as usize) as u32 + 1;
         let prev_end = base - gap.index(base.min(1 << 20) as usize + 1) as u64;
         let header = SegmentHeader {
             number, file, epoch, base, size, salt, uuid, prev_end, snap_lsn, continues_at,
-            created_ms, flags, algorithm: CRC32, version: VERSION,
+            created_ms, flags, oldest,
+            algorithm: CRC32, version: VERSION,
         };
         prop_assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
         prop_assert!(is_adopted(&adopted(&header), &header));
@@ -273,10 +276,10 @@ proptest! {
 }
 
 const GOLDEN_HEADER: &str = "\
-    6b656570 71736567 00000100 0a000000 03000000 02000000 00001000 00000000 \
+    6b656570 71736567 01000100 0a000000 03000000 02000000 00001000 00000000 \
     00002000 00000000 88776655 44332211 30313233 34353637 38396162 63646566 \
     e0ff0f00 00000000 00100000 00000000 10201000 00000000 0068e5cf 8b010000 \
-    01000000";
+    01000000 01000000";
 const GOLDEN_ADOPTED: &str = "\
     6b656570 71616470 0a000000 03000000 00001000 00000000 10201000 00000000 \
     30313233 34353637 38396162 63646566";

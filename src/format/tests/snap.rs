@@ -29,7 +29,9 @@ fn items() -> Vec<SnapItem> {
             cursor: 5,
             start_seq: 4,
             generation: 3,
+            lost: (7, 8),
         },
+        SnapItem::Oldest { number: 9 },
         SnapItem::Outstanding {
             group: 1,
             seq: 2,
@@ -64,15 +66,17 @@ fn a_piece_has_exactly_these_bytes() {
     .concat();
     let expected: &[&[u8]] = &[
         &[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
         ],
         &[5, 0, 8, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         &[1, 0, 27, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, b't'],
-        &[2, 0, 83, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
+        &[2, 0, 99, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
         &[5, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0],
+        &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0],
         &config,
         &[1, 0, b'g'],
+        &[16, 0, 4, 0, 9, 0, 0, 0],
         &[3, 0, 40, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
         &[
             2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
@@ -99,7 +103,7 @@ fn a_piece_is_read_whole_or_not_at_all() {
 #[test]
 fn only_marked_unknown_items_are_skipped() {
     let mut body = piece(&items());
-    body[12] = 6;
+    body[12] = 7;
     let unknown = |kind: u8| [&body[..], &[kind, 0, 3, 0, 1, 2, 3]].concat();
     assert_eq!(decode_items(&unknown(200)), Ok(items()));
     assert_eq!(decode_items(&unknown(99)), Err(Bad::Kind));
@@ -155,6 +159,7 @@ fn the_longest_names_fit_the_smallest_piece() {
         cursor: 0,
         start_seq: 0,
         generation: 0,
+        lost: (0, 0),
     };
     assert!(writer.push(&group));
     assert_eq!(decode_items(&writer.take(0, true)), Ok(vec![group]));
@@ -162,7 +167,7 @@ fn the_longest_names_fit_the_smallest_piece() {
 
 prop_compose! {
     fn item()(
-        kind in 0..5,
+        kind in 0..6,
         name in "[a-z%.]{1,255}",
         (a, b, c) in any::<(u32, u32, u32)>(),
         (x, y, z) in any::<(u64, u64, u64)>(),
@@ -181,11 +186,13 @@ prop_compose! {
             0 => SnapItem::Topic { id: a, name, flags: b, first_seq: x, next_seq: y },
             1 => SnapItem::Group {
                 id: a, topic: b, name, config, cursor: x, start_seq: z, generation: c,
+                lost: (z, x),
             },
             2 => SnapItem::Outstanding {
                 group: a, seq: x, lsn: y, attempts: b, crashes: c, due_ms: z,
             },
             3 => SnapItem::Producer { name, epoch: a, last_seq_plus_1: x, last_lsn: y },
+            4 => SnapItem::Oldest { number: c },
             _ => SnapItem::Counters { next_topic_id: a, next_group_id: b },
         }
     }
