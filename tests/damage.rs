@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use history::{Owed, history, owed_at_first};
-use keepq::sim::SimWorld;
+use keepq::sim::{SimOptions, SimWorld};
 use keepq::{Code, Store};
 use members::{Member, assert_whole, body, id_of, open, options};
 
@@ -282,6 +282,43 @@ fn a_flipped_bit_in_a_record_is_told_and_costs_one_message() {
 /// CONFIG and SEAL records stand for more than one message.
 fn names_something(kind: u8) -> bool {
     kind != 1 && kind != 2
+}
+
+#[test]
+fn what_lies_between_two_lost_messages_stays() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    for id in 1..=10 {
+        m.send("t", id, 200);
+    }
+    m.group("t", "g");
+    m.leaves();
+    let messages: Vec<Place> = records(&world)
+        .into_iter()
+        .filter(|r| r.kind == 1)
+        .collect();
+    assert_eq!(messages.len(), 10);
+    for lost in [2, 6] {
+        let at = messages[lost].at + messages[lost].len - 20;
+        assert!(world.corrupt(&messages[lost].file, at as u64, 1));
+    }
+    let whole: Vec<u64> = (1..=10).filter(|id| ![3, 7].contains(id)).collect();
+    for round in 0..3 {
+        assert!(world.remove("ctl"));
+        let mut m = open(&world);
+        let group = m.group("t", "g");
+        if round == 0 {
+            let told = group.receive(Duration::ZERO).unwrap_err();
+            assert_eq!(told.code(), Code::Corrupt, "{told}");
+            assert!(told.message().contains("2 messages"), "{told}");
+        }
+        // Told once, and nobody settles anything: all that is whole comes again and again.
+        assert_eq!(m.receive("t", "g", 64), whole.len(), "round {round}");
+        let got: Vec<u64> = m.held.iter().map(|d| id_of(d.body())).collect();
+        assert_eq!(got, whole, "round {round}");
+        m.store.flush(None).unwrap();
+        m.dies();
+    }
 }
 
 #[test]

@@ -268,8 +268,7 @@ fn report_loss(log: &Log, tx: &mut Tx<'_>, group: u32) -> Result<Option<Error>> 
         return Ok(None);
     }
     let first = tx.get(first_at);
-    let lost = settle::lost_draft(group, first, count);
-    let mut record = lost.bytes;
+    let mut record = settle::told_draft(group, first, count).bytes;
     let need = crate::commitlog::append::Need::new(
         record.len(),
         0,

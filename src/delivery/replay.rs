@@ -138,9 +138,7 @@ impl Model {
             Kind::Ack => {
                 if let Some(group) = self.groups.get_mut(&stream) {
                     let ack = Ack::decode(body)?;
-                    if ack.reason == payload::reason::LOST {
-                        // Its run is the first gap and the sum of all: whole messages may lie
-                        // between gaps, so it settles nothing.
+                    if ack.reason == payload::reason::TOLD {
                         group.lost = None;
                         return Ok(());
                     }

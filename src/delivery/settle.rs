@@ -109,30 +109,16 @@ fn ack_draft(group: u32, seq: u64, why: u8) -> Draft {
     }
 }
 
-/// The record that settles a range that damage has taken.
-pub(crate) fn lost_draft(group: u32, first: u64, count: u64) -> Draft {
-    let mut runs = Vec::new();
-    let (mut at, mut left) = (first, count);
-    while left > 0 && runs.len() < 64 {
-        let piece = u32::try_from(left).unwrap_or(u32::MAX);
-        runs.push(Run {
-            first: at,
-            count: piece,
-        });
-        at += u64::from(piece);
-        left -= u64::from(piece);
-    }
-    Draft::new(
-        Kind::Ack,
-        0,
-        group,
-        &[],
-        &[&Ack {
-            runs,
-            reason: reason::LOST,
-        }
-        .encode()],
-    )
+/// The record that notes that consumers were told of a loss.
+pub(crate) fn told_draft(group: u32, first: u64, count: u64) -> Draft {
+    let ack = Ack {
+        runs: vec![Run {
+            first,
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+        }],
+        reason: reason::TOLD,
+    };
+    Draft::new(Kind::Ack, 0, group, &[], &[&ack.encode()])
 }
 
 /// Settles deliveries of one group as done, in one record. One result each; the LSN as in [`ack`].

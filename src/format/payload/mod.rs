@@ -38,6 +38,9 @@ pub(crate) mod reason {
     pub(crate) const LOST: u8 = 3;
     /// Moved to the dead letters.
     pub(crate) const DEAD: u8 = 4;
+    /// The group's consumers were told of a loss: its first sequence, and how many messages in all.
+    /// There may be whole messages between, so it settles nothing.
+    pub(crate) const TOLD: u8 = 5;
 }
 
 /// ACK: sequences settled for the group in the header's `stream`.
