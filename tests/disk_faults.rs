@@ -473,3 +473,29 @@ fn every_disk_call_may_fail() {
         "never failed: {missed:?}; never called: {never:?}; spared: {spared:#?}"
     );
 }
+
+/// What is not durable is read from the ring, also when it was written to a file already: after a
+/// failed sync the file may have forgotten it.
+#[test]
+fn what_could_not_be_flushed_is_still_delivered_whole() {
+    let world = machine(0);
+    let process = world.process();
+    let options = support::examine::options(keepq::Flush::Async);
+    let store = keepq::Store::open_simulated(&process, options).unwrap();
+    let topic = store.topic("t").unwrap();
+    let group = store.group("t", "g").open().unwrap();
+    store.flush(None).unwrap();
+    topic.send(b"in the ring").unwrap();
+    // The write succeeds; the sync fails, and so does everything that could mend it.
+    world.plan_fault(FaultPlan {
+        nth_call: 2,
+        error: Fault::Errno(libc::EIO),
+        sticky: true,
+    });
+    assert!(store.flush(None).is_err());
+    world.clear_fault();
+    world.drop_caches();
+    let got = group.receive(std::time::Duration::ZERO).unwrap().unwrap();
+    assert_eq!(got.body(), b"in the ring");
+    process.kill();
+}

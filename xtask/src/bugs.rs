@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::runner::{count_tests, have, run_logged};
+use crate::suites::NOT_PYTHON;
 
 const LIST: &str = "tests/bugs.txt";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -53,6 +54,7 @@ pub(crate) fn after_the_suites() -> Result<u64, String> {
     let text = std::fs::read_to_string(LIST).map_err(|e| format!("cannot read {LIST}: {e}"))?;
     let switches = parse(&text);
     let log = std::env::temp_dir().join(format!("keepq-bugs-{}.log", std::process::id()));
+    build(&log)?;
     let missed = each(&switches, &log);
     let _ = std::fs::remove_file(&log);
     match missed {
@@ -63,12 +65,7 @@ pub(crate) fn after_the_suites() -> Result<u64, String> {
 
 /// First without any switch: a suite that fails anyway would seem to catch everything.
 fn all(switches: &[Switch], log: &Path) -> Result<bool, String> {
-    let mut build = Command::new("cargo");
-    build.args(["nextest", "run", "-p", "keepq", "--no-run"]);
-    let built = run_logged(&mut build, log, BUILD_LIMIT)?;
-    if !built.success() {
-        return Err(format!("the suites do not compile:\n{}", end_of(log)));
-    }
+    build(log)?;
     let clean = run_logged(&mut nextest(None, None), log, BUILD_LIMIT)?;
     if !clean.success() {
         return Err(format!(
@@ -79,6 +76,16 @@ fn all(switches: &[Switch], log: &Path) -> Result<bool, String> {
     let missed = each(switches, log);
     println!("{} switches, {} missed", switches.len(), missed.len());
     Ok(missed.is_empty())
+}
+
+/// Compiling is no part of a switch's time.
+fn build(log: &Path) -> Result<(), String> {
+    let mut build = nextest(None, None);
+    let built = run_logged(build.arg("--no-run"), log, BUILD_LIMIT)?;
+    if built.success() {
+        return Ok(());
+    }
+    Err(format!("the suites do not compile:\n{}", end_of(log)))
 }
 
 /// Runs each switch's suites; the names of those that nothing caught.
@@ -111,18 +118,14 @@ fn each(switches: &[Switch], log: &Path) -> Vec<String> {
 
 fn nextest(switch: Option<&str>, filter: Option<&str>) -> Command {
     let mut command = Command::new("cargo");
-    command.args([
-        "nextest",
-        "run",
-        "-p",
-        "keepq",
-        "--fail-fast",
-        "--status-level",
-        "fail",
-    ]);
-    if let Some(filter) = filter {
-        command.args(["-E", filter]);
-    }
+    command.args(["nextest", "run", "--fail-fast", "--status-level", "fail"]);
+    // The same packages as in the ordinary run, so that nothing is compiled again.
+    command.args(NOT_PYTHON);
+    let engine = match filter {
+        Some(filter) => format!("package(keepq) & ({filter})"),
+        None => "package(keepq)".to_owned(),
+    };
+    command.args(["-E", &engine]);
     if let Some(name) = switch {
         command.env("KEEPQ_BREAK", name);
     }

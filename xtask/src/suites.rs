@@ -12,7 +12,7 @@ fn cargo(args: &[&str]) -> Command {
 }
 
 /// The Python module has symbols only an interpreter can resolve: it has no test program.
-const NOT_PYTHON: [&str; 3] = ["--workspace", "--exclude", "keepq-python"];
+pub(crate) const NOT_PYTHON: [&str; 3] = ["--workspace", "--exclude", "keepq-python"];
 
 pub(crate) fn run(runner: &mut Runner) -> Result<(), String> {
     runner.command("format", 60, &mut cargo(&["fmt", "--all", "--check"]));
