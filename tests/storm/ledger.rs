@@ -6,6 +6,8 @@
 //! D topic group seq id number attempt ctl     delivered; `ctl` names the life of shared memory
 //! A topic group seq                           the ack returned
 //! ```
+//! All lines have one length that divides a page: a kill may cut a write off where the kernel goes
+//! from one page of a file to the next, and nowhere else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -15,6 +17,9 @@ use std::path::Path;
 use keepq::{Delivery, Sent};
 
 use crate::roles;
+
+/// Bytes of a line.
+const LINE: usize = 128;
 
 pub struct Ledger(File);
 
@@ -29,7 +34,8 @@ impl Ledger {
     }
 
     fn line(&self, line: &str) {
-        let whole = format!("{line}\n");
+        let whole = format!("{line:<width$}\n", width = LINE - 1);
+        assert_eq!(whole.len(), LINE, "{line:?} is too long");
         let written = (&self.0).write(whole.as_bytes()).unwrap();
         assert_eq!(written, whole.len(), "one write a line");
     }
@@ -95,7 +101,7 @@ pub fn check(path: &Path) -> Counts {
     let text = std::fs::read_to_string(path).unwrap();
     let mut checked = Checked::default();
     for (at, line) in text.lines().enumerate() {
-        let fields: Vec<&str> = line.split(' ').collect();
+        let fields: Vec<&str> = line.trim_end().split(' ').collect();
         let whole = checked.take(&fields);
         assert!(
             whole.is_some(),
