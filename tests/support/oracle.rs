@@ -77,9 +77,6 @@ pub struct Ledger {
     pub mortal: BTreeSet<(usize, usize)>,
     /// A group of which a receive has not returned: any message may just have its last attempt.
     pub receiving: Option<usize>,
-    /// Where the log ended when each topic was there, and whether that is durable. A topic whose
-    /// making a crash took is made anew, and counts from the start again.
-    pub topics: [(Option<u64>, bool); TOPICS.len()],
     /// Who was ever seen under a sequence and under an id.
     places: BTreeMap<(usize, u64), usize>,
     ids: BTreeMap<u64, usize>,
@@ -132,13 +129,6 @@ pub fn number_of(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Ledger {
-    /// Every topic is there.
-    pub fn topics_made(&mut self, end: u64) {
-        for (known, _) in &mut self.topics {
-            known.get_or_insert(end);
-        }
-    }
-
     /// A send begins; returns the message's number.
     pub fn begin_send(&mut self, topic: usize, len: usize, producer: Option<u64>) -> usize {
         self.messages.push(Message {
@@ -226,9 +216,6 @@ impl Ledger {
 
     /// The watermark has reached `durable`: so have all that end below.
     pub fn reach(&mut self, durable: u64) {
-        for (end, is_durable) in &mut self.topics {
-            *is_durable |= end.is_some_and(|end| end <= durable);
-        }
         for message in &mut self.messages {
             message.durable |= message.fate == Fate::Stored && message.end <= durable;
         }
@@ -295,7 +282,6 @@ impl Ledger {
                 message.place
             ));
         }
-        let seq = seq.filter(|_| self.topics[topic].1);
         let taken = seq.and_then(|seq| self.places.get(&(topic, seq)).copied());
         let id_taken = self.ids.get(&at.id).copied();
         if [taken, id_taken]
@@ -417,7 +403,7 @@ impl Ledger {
     fn judge_fresh(&self, outcome: &Outcome, wrong: &mut Vec<String>) {
         for &(topic, seq, id) in &outcome.fresh {
             let known = self.places.get(&(topic, seq));
-            if let Some(old) = known.filter(|_| self.topics[topic].1) {
+            if let Some(old) = known {
                 wrong.push(format!("a new message has sequence {seq} of message {old}"));
             }
             if let Some(old) = self.ids.get(&id) {
@@ -478,14 +464,6 @@ impl Ledger {
             }
         }
         self.settles = settles;
-        for topic in 0..TOPICS.len() {
-            let of_topic = |m: &&Message| m.topic == topic && m.fate == Fate::Stored;
-            self.topics[topic].1 |= self.messages.iter().any(|m| of_topic(&m));
-            if !self.topics[topic].1 {
-                self.topics[topic].0 = None;
-                self.places.retain(|(at, _), _| *at != topic);
-            }
-        }
         for message in &mut self.messages {
             message.order = 0;
         }

@@ -98,7 +98,6 @@ impl Short {
             open_group(&store, number)?;
         }
         let ledger = Rc::new(RefCell::new(Ledger::default()));
-        ledger.borrow_mut().topics_made(store.published());
         for _ in 0..12 {
             send(&store, &ledger)?;
             store.maintain()?;

@@ -163,7 +163,6 @@ impl Workload {
                     let text = format!("damage at an open: {report:?}");
                     self.ledger.borrow_mut().problems.push(text);
                 }
-                self.ledger.borrow_mut().topics_made(seat.store.published());
                 self.seats[at] = Some((process, seat));
             }
             Err(e) => {
