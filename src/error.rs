@@ -8,6 +8,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::options::SendStatus;
+
 /// The result of every fallible keepq call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -265,6 +267,13 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         self.0.outcome
+    }
+
+    /// The status of a send that was appended and not confirmed in time; `None` for every other
+    /// error.
+    #[must_use]
+    pub fn status(&self) -> Option<SendStatus> {
+        (self.0.code == Code::FlushTimeout).then_some(SendStatus::FlushDiskTimeout)
     }
 
     /// The file the error is about.

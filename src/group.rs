@@ -13,7 +13,7 @@ use crate::delivery::registry::{self, GroupSettings, GroupWanted};
 use crate::delivery::{bury, fetch, settle};
 use crate::error::{Code, Error, Result};
 use crate::handed::Delivery;
-use crate::inner::Inner;
+use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
 use crate::options::{Backoff, Flush, GroupStats, Start, limits};
 use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_READY, P_WAITING, T_NEXT};
@@ -192,7 +192,7 @@ pub struct Group {
 }
 
 pub(crate) struct Shared {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Opened>,
     topic_id: u32,
     pub(crate) id: u32,
     pub(crate) topic: String,

@@ -10,6 +10,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::commitlog::Log;
 use crate::delivery::putback;
 use crate::error::{Code, Error, Result};
+use crate::in_flight::InFlight;
 use crate::keeper::Keeper;
 use crate::open;
 use crate::options::{Flush, RecoveryReport, StoreOptions};
@@ -22,13 +23,15 @@ const DRAIN: u64 = 64 << 10;
 /// Unflushed bytes from which the keeper flushes before its interval is over.
 const FLUSH_EARLY: u64 = 1 << 20;
 
-/// What every handle of an open store holds.
+/// What every handle of an open store shares.
 pub(crate) struct Inner {
     pub(crate) log: Log,
     pub(crate) path: PathBuf,
     pub(crate) options: StoreOptions,
     pub(crate) report: RecoveryReport,
     pub(crate) keeper: Arc<Keeper>,
+    /// Asynchronous and one-way sends that wait for the disk.
+    pub(crate) in_flight: Arc<InFlight>,
     /// This member's generation.
     pub(crate) generation: u32,
     closed: AtomicBool,
@@ -46,7 +49,8 @@ impl Inner {
     pub(crate) fn open(env: &Env, path: &Path, options: StoreOptions) -> Result<Arc<Self>> {
         let (log, report) = open::attach(env, &options)?;
         let generation = member::generation(&log.ctl, log.ctl.me());
-        let inner = Arc::new(Self {
+        let inner = Arc::new_cyclic(|inner| Self {
+            in_flight: InFlight::new(Arc::clone(&log.ctl.host), inner.clone()),
             log,
             path: path.to_path_buf(),
             options,
@@ -93,6 +97,14 @@ impl Inner {
             Code::Closed,
             format!("the store {} was closed", self.path.display()),
         )
+    }
+
+    /// Refuses if the store is closed. Unlike [`Inner::enter`] it begins no call.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed() {
+            return Err(self.closed_error());
+        }
+        Ok(())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -168,18 +180,21 @@ impl Inner {
         }
     }
 
-    /// Flushes, releases what this process holds and leaves. Later calls do nothing.
+    /// Flushes, settles what is in flight, releases what this process holds and leaves. Later calls
+    /// only wait for callbacks that still run.
     pub(crate) fn close(&self) -> Result<()> {
         if self.log.ctl.host.forked() {
             // The parent's membership is not ours to end.
             return Ok(());
         }
         if self.closed.swap(true, Ordering::AcqRel) {
+            self.in_flight.stop();
             return Ok(());
         }
         self.wake_waiters();
+        self.in_flight.stop();
         self.keeper.stop();
-        let _alone = self.calls.write();
+        let alone = self.calls.write();
         let log = &self.log;
         let released = putback::release_member(log, (log.ctl.me(), self.generation), false);
         let flushed = match log.check_usable() {
@@ -189,18 +204,45 @@ impl Inner {
             }
             Err(e) => Err(e),
         };
+        let unsettled = flushed.clone().err();
+        let unsettled = unsettled.unwrap_or_else(|| log.flush_timeout());
+        self.in_flight.settle(self, Some((unsettled, u64::MAX)));
         let left = member::leave(&log.ctl);
+        // The callbacks may use the store: all they get is `Closed`, but they do get it.
+        drop(alone);
+        self.in_flight.call_back_without_thread();
         released.and(flushed).and(left)
     }
 }
 
-impl Drop for Inner {
+/// An open store as its handles hold it: dropping the last of them closes the store, on the thread
+/// that drops it. The threads of the engine hold an [`Inner`] for moments only, and never this.
+pub(crate) struct Opened {
+    inner: Arc<Inner>,
+}
+
+impl Opened {
+    pub(crate) fn new(inner: Arc<Inner>) -> Arc<Self> {
+        Arc::new(Self { inner })
+    }
+}
+
+impl std::ops::Deref for Opened {
+    type Target = Arc<Inner>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+impl Drop for Opened {
     fn drop(&mut self) {
         if killed!() {
             return;
         }
-        if let Err(e) = self.close() {
-            crate::trace::close_failed(&self.path, &e);
+        if let Err(e) = self.inner.close() {
+            crate::trace::close_failed(&self.inner.path, &e);
         }
     }
 }

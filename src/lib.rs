@@ -19,18 +19,22 @@ mod switch_macro;
 pub mod error;
 pub mod options;
 
+mod attempts;
 mod commitlog;
 mod delivery;
 mod doctor;
 mod format;
 mod group;
 mod handed;
+mod in_flight;
 mod inner;
 mod keeper;
 mod open;
+mod pending;
 mod producer;
 mod rebuild;
 mod receipt;
+mod send_async;
 mod shm;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
@@ -49,8 +53,9 @@ pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
     Backoff, Finding, Flush, GroupStats, MessageId, RecoveryReport, SendStatus, Sent, Start,
-    StoreOptions, StoreStats, TopicStats, VerifyReport, limits,
+    StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
 };
+pub use pending::Pending;
 pub use producer::Producer;
 pub use receipt::Receipt;
 pub use store::Store;

@@ -38,6 +38,17 @@ pub enum Flush {
     Async,
 }
 
+/// What a send does while there is no room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Waits for room, at most as long as the send may take; then `Timeout`.
+    #[default]
+    Wait,
+    /// Returns the error `Full` at once. Nothing is stored.
+    Refuse,
+}
+
 /// How a store is opened. Made by [`Store::options`](crate::Store::options).
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -46,6 +57,9 @@ pub struct StoreOptions {
     pub(crate) flush: Flush,
     pub(crate) flush_interval: Duration,
     pub(crate) send_timeout: Duration,
+    pub(crate) send_retries: u32,
+    pub(crate) max_in_flight: u32,
+    pub(crate) max_in_flight_bytes: u64,
     pub(crate) mode: u32,
     pub(crate) segment_size: u64,
     pub(crate) ring_size: u64,
@@ -61,6 +75,9 @@ impl Default for StoreOptions {
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(10),
             send_timeout: Duration::from_secs(3),
+            send_retries: 2,
+            max_in_flight: 1024,
+            max_in_flight_bytes: 64 << 20,
             mode: 0o600,
             segment_size: 64 << 20,
             ring_size: 8 << 20,
@@ -104,6 +121,24 @@ impl StoreOptions {
         send_timeout: Duration
     }
     setter! {
+        /// How often a send is tried again within its time after a retriable error (default 2;
+        /// 0 to 100). It waits 50 ms before the first of these attempts and twice as long before
+        /// each next one. What was appended is never appended again: from then on an attempt only
+        /// waits for the disk.
+        send_retries: u32
+    }
+    setter! {
+        /// How many asynchronous and one-way sends of this handle can be in flight (default 1024;
+        /// 1 to 1 Mi). One is in flight from its call until its result is known and its callbacks
+        /// have returned.
+        max_in_flight: u32
+    }
+    setter! {
+        /// Bytes of the bodies of all messages in flight (default 64 MiB; at least 1). A larger
+        /// body is sent alone.
+        max_in_flight_bytes: u64
+    }
+    setter! {
         /// Permission bits of the files of a new store (default 0o600); directories get execute
         /// where read is set.
         mode: u32
@@ -130,12 +165,14 @@ impl StoreOptions {
     }
 }
 
-/// How a send ended well.
+/// How a send ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendStatus {
     /// Stored as durably as asked.
     SendOk,
+    /// Appended, but not confirmed on disk in time: the status of a `FlushTimeout`.
+    FlushDiskTimeout,
 }
 
 impl SendStatus {
@@ -144,6 +181,7 @@ impl SendStatus {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SendOk => "SEND_OK",
+            Self::FlushDiskTimeout => "FLUSH_DISK_TIMEOUT",
         }
     }
 }
@@ -261,6 +299,8 @@ pub struct StoreStats {
     pub outstanding: u64,
     /// Flushes done by any process since shared memory was made.
     pub flushes: u64,
+    /// One-way sends of this handle and its clones that failed.
+    pub oneway_failed: u64,
     /// One entry a topic, by name.
     pub topics: Vec<TopicStats>,
     /// One entry a group, by topic and name.

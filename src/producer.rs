@@ -6,7 +6,7 @@ use crate::commitlog::read::ReadAhead;
 use crate::delivery::{fetch, registry};
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::name;
-use crate::inner::Inner;
+use crate::inner::Opened;
 use crate::options::{MessageId, SendStatus, Sent};
 use crate::shm::Tx;
 use crate::shm::control::{D_EPOCH, D_LSN, D_NEXT, D_SEQ, D_TOPIC};
@@ -18,7 +18,7 @@ use crate::topic::{Numbered, OutMessage, Stored, Topic};
 /// one is answered as a success marked `duplicate` and appends nothing, so a program that was
 /// killed can start over and send everything again. Opening the name again fences this handle.
 pub struct Producer {
-    inner: Arc<Inner>,
+    inner: Arc<Opened>,
     name: String,
     id: u32,
     epoch: u32,
@@ -96,7 +96,7 @@ impl Numbered for Number<'_> {
 }
 
 impl Producer {
-    pub(crate) fn open(inner: &Arc<Inner>, name: &str) -> Result<Self> {
+    pub(crate) fn open(inner: &Arc<Opened>, name: &str) -> Result<Self> {
         let _call = inner.enter()?;
         name::check_user_name(name).map_err(|why| {
             Error::new(

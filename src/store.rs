@@ -8,7 +8,7 @@ use crate::delivery::{live, registry};
 use crate::error::{Code, Error, Result};
 use crate::group::{GroupOptions, check_user_name, group_stats};
 use crate::handed::{ack_held, check_reason, extend_held, nack_held, reject_held, store_hash};
-use crate::inner::Inner;
+use crate::inner::{Inner, Opened};
 use crate::options::{Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport};
 use crate::producer::Producer;
 use crate::receipt::Receipt;
@@ -43,7 +43,7 @@ use crate::topic::Topic;
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<Opened>,
 }
 
 impl std::fmt::Debug for Store {
@@ -106,6 +106,15 @@ impl StoreOptions {
         if !interval.contains(&self.flush_interval) {
             return bad("flush_interval", "1 ms to 60 s");
         }
+        if self.send_retries > 100 {
+            return bad("send_retries", "0 to 100");
+        }
+        if !(1..=1 << 20).contains(&self.max_in_flight) {
+            return bad("max_in_flight", "1 to 1,048,576");
+        }
+        if self.max_in_flight_bytes == 0 {
+            return bad("max_in_flight_bytes", "at least 1");
+        }
         if self.mode & !0o666 != 0 || self.mode & 0o600 != 0o600 {
             return bad(
                 "mode",
@@ -163,11 +172,11 @@ impl Store {
 
     pub(crate) fn open_in(env: &Env, path: &Path, options: StoreOptions) -> Result<Self> {
         Ok(Self {
-            inner: Inner::open(env, path, options)?,
+            inner: Opened::new(Inner::open(env, path, options)?),
         })
     }
 
-    pub(crate) fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Opened> {
         &self.inner
     }
 
@@ -236,16 +245,22 @@ impl Store {
     }
 
     /// Waits until everything sent and acked before this call, by anybody, is on disk.
-    /// `Ok(false)`: not within `timeout` (`None` = for ever).
+    /// `Ok(false)`: not within `timeout` (`None` = for ever). Asynchronous sends of this handle
+    /// have their results then; their callbacks may still run.
     ///
     /// # Errors
     /// `Failed` when the disk failed.
     pub fn flush(&self, timeout: Option<Duration>) -> Result<bool> {
-        let _call = self.inner.enter()?;
-        let end = self.inner.log.ctl.load(W_PUBLISHED);
-        self.inner
-            .log
-            .wait_durable(end, self.inner.deadline(timeout))
+        let inner = &self.inner;
+        let flushed = {
+            let _call = inner.enter()?;
+            let end = inner.log.ctl.load(W_PUBLISHED);
+            let flushed = inner.log.wait_durable(end, inner.deadline(timeout));
+            inner.in_flight.settle(inner, None);
+            flushed
+        };
+        inner.in_flight.call_back_without_thread();
+        flushed
     }
 
     /// Counters of the store, its topics and groups.
@@ -261,6 +276,7 @@ impl Store {
             durable: ctl.load(W_DURABLE),
             outstanding: ctl.global(G_OUTSTANDING),
             flushes: ctl.load(W_FLUSHES),
+            oneway_failed: self.inner.in_flight.lost(),
             ..StoreStats::default()
         };
         let (segments, bytes) = live::disk_use(log)?;
@@ -382,6 +398,10 @@ impl Store {
 
     /// Flushes, puts back what this process holds unsettled, and closes. Every clone returns
     /// `Closed` from now on; closing again does nothing.
+    ///
+    /// Every asynchronous send has its result when this returns, and its callbacks have returned.
+    /// From within a callback the store can be closed too; the callbacks after that one are called
+    /// when it has returned.
     ///
     /// # Errors
     /// When what was sent asynchronously could not be flushed.

@@ -4,20 +4,21 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attempts::Attempts;
 use crate::commitlog::append::{Need, Purpose, wake_topic};
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::message::{ChunkExt, Chunks, Meta};
 use crate::format::record::{self, Draft, HEADER, Kind};
-use crate::inner::Inner;
+use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
-use crate::options::{Flush, MessageId, SendStatus, Sent, limits};
+use crate::options::{Flush, MessageId, SendStatus, Sent, WhenFull, limits};
 use crate::shm::Tx;
 use crate::shm::control::{PINS, T_FIRST, T_NEXT};
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
 #[derive(Clone)]
 pub struct Topic {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Opened>,
     pub(crate) id: u32,
     name: Arc<str>,
 }
@@ -35,8 +36,10 @@ pub struct OutMessage<'a> {
     pub headers: Vec<(&'a str, &'a [u8])>,
     /// When the send is confirmed; `None` = as the store was opened.
     pub flush: Option<Flush>,
-    /// The time the send may take; `None` = as the store was opened (3 s).
+    /// The time the send may take over all its attempts; `None` = as the store was opened (3 s).
     pub timeout: Option<Duration>,
+    /// What an asynchronous or one-way send does while too many are in flight; `None` = wait.
+    pub when_full: Option<WhenFull>,
 }
 
 impl std::fmt::Debug for Topic {
@@ -85,7 +88,7 @@ thread_local! {
 }
 
 impl Topic {
-    pub(crate) fn new(inner: Arc<Inner>, id: u32, name: &str) -> Self {
+    pub(crate) fn new(inner: Arc<Opened>, id: u32, name: &str) -> Self {
         Self {
             inner,
             id,
@@ -136,13 +139,18 @@ impl Topic {
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
     ) -> Result<Sent> {
-        let inner = &self.inner;
+        let inner: &Arc<Inner> = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let _call = inner.enter().map_err(refused)?;
         let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
-        let mut stored = self.append(message, numbered, deadline).map_err(refused)?;
+        let mut attempts = Attempts::new(inner, deadline);
+        let mut stored = attempts
+            .run(|| self.append(message, numbered, deadline))
+            .map_err(refused)?;
         let flush = message.flush.unwrap_or(inner.options.flush);
-        stored.sent.durable = inner.settle_durability(flush, stored.end, deadline)?;
+        // Once it is appended, trying again is waiting again for the same position.
+        stored.sent.durable =
+            attempts.run(|| inner.settle_durability(flush, stored.end, deadline))?;
         Ok(stored.sent)
     }
 
@@ -165,10 +173,15 @@ impl Topic {
         };
         let timeout = messages.first().and_then(|m| m.timeout);
         let deadline = inner.deadline(timeout.or(Some(inner.options.send_timeout)));
+        // The attempts are those of the whole call: a full disk is waited for once.
+        let mut attempts = Attempts::new(inner, deadline);
         let mut sync_end = 0;
         let mut results = Vec::with_capacity(messages.len());
         for (i, message) in messages.iter().enumerate() {
-            let stored = self.append(message, &number(i), deadline).map_err(refused);
+            let number = number(i);
+            let stored = attempts
+                .run(|| self.append(message, &number, deadline))
+                .map_err(refused);
             let sync = message.flush.unwrap_or(inner.options.flush) == Flush::Sync;
             if let (Ok(stored), true) = (&stored, sync) {
                 sync_end = sync_end.max(stored.end);
@@ -180,7 +193,7 @@ impl Topic {
         } else {
             Flush::Sync
         };
-        let durable = inner.settle_durability(flush, sync_end, deadline);
+        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, deadline));
         let finish = |result: Result<(Sent, bool)>| {
             let (mut sent, sync) = result?;
             if sync {
@@ -191,8 +204,8 @@ impl Topic {
         results.into_iter().map(finish).collect()
     }
 
-    /// Appends a message, whole or in chunks.
-    fn append(
+    /// Appends a message, whole or in chunks. An error means that it is not stored.
+    pub(crate) fn append(
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
@@ -402,8 +415,8 @@ impl Drop for Pin<'_> {
 #[must_use = "nothing is sent before `send`"]
 #[derive(Debug, Clone)]
 pub struct Message<'a> {
-    topic: &'a Topic,
-    out: OutMessage<'a>,
+    pub(crate) topic: &'a Topic,
+    pub(crate) out: OutMessage<'a>,
 }
 
 impl<'a> Message<'a> {
@@ -431,7 +444,7 @@ impl<'a> Message<'a> {
         self
     }
 
-    /// The time the send may take.
+    /// The time the send may take over all its attempts.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.out.timeout = Some(timeout);
         self

@@ -40,3 +40,9 @@ pub(crate) fn keeper_failed(what: &str, error: &Error) {
     #[cfg(not(feature = "tracing"))]
     let _ = (what, error);
 }
+
+/// A callback of an asynchronous send panicked; the other callbacks run all the same.
+pub(crate) fn callback_panicked() {
+    #[cfg(feature = "tracing")]
+    tracing::error!("a callback of an asynchronous send panicked");
+}

@@ -96,6 +96,8 @@ breaks! {
     SilentSkipOverBadCrc = "silent_skip_over_bad_crc",
     /// A failed store takes sends again.
     FailedNotSticky = "failed_not_sticky",
+    /// An asynchronous send is confirmed before its flush.
+    PendingBeforeFlush = "pending_before_flush",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }

@@ -141,6 +141,7 @@ impl Outgoing {
             headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
             flush: self.flush,
             timeout: self.timeout,
+            ..OutMessage::default()
         }
     }
 
