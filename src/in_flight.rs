@@ -1,9 +1,9 @@
 //! Asynchronous and one-way sends between their append and their result.
 //!
 //! A send enters the list with the log position that makes it durable. Whoever finds the watermark
-//! beyond it settles it, in order of position, so one flush completes many: the completer's thread,
-//! which is started by the first such send and flushes as long as anything waits; callers of
-//! `Pending::wait` and `Store::flush`; in the end `close`. None of them is needed by another.
+//! beyond it settles it, in order of position, so one flush completes many: the completer's thread
+//! ([`completer`]), which flushes as long as anything waits; callers of `Pending::wait` and
+//! `Store::flush`; in the end `close`. None of them is needed by another.
 //!
 //! Invariants. A send is in `waiting` or has its result, never both: both change under `state`. A
 //! callback is in its `One`, in `due`, or was taken out to be called; `runner` is the one thread
@@ -12,20 +12,22 @@
 //!
 //! Order of locks: a call of the store (`Inner::enter`), then `state`, then the hooks of a `One`.
 
+mod completer;
+
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use completer::Call;
+use parking_lot::{Condvar, Mutex};
 
 use crate::attempts::Attempts;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::inner::Inner;
 use crate::options::{Sent, WhenFull};
-use crate::pending::{Hooks, One};
+use crate::pending::One;
 use crate::shm::control::W_DURABLE;
 use crate::shm::wake::LOOK;
 use crate::sys::Host;
@@ -50,27 +52,6 @@ pub(crate) struct Entry {
 pub(crate) struct Room {
     messages: u64,
     bytes: u64,
-}
-
-/// Somebody to be told of a result.
-pub(crate) struct Call {
-    one: Arc<One>,
-    hooks: Hooks,
-    room: Room,
-}
-
-impl Call {
-    /// A call that takes no room yet.
-    pub(crate) fn new(one: Arc<One>, hooks: Hooks) -> Self {
-        Self {
-            one,
-            hooks,
-            room: Room {
-                messages: 0,
-                bytes: 0,
-            },
-        }
-    }
 }
 
 /// The sends in flight of one open store.
@@ -218,7 +199,7 @@ impl InFlight {
             // What counts is being called back on another thread.
             _ => self.host.pause(Duration::from_millis(1)),
         }
-        self.call_back();
+        self.call_back(usize::MAX);
     }
 
     /// Gives back the room of a send that was not appended, or is settled.
@@ -240,63 +221,6 @@ impl InFlight {
         state.waiting.insert(before.map_or(0, |at| at + 1), entry);
         drop(state);
         self.wanted.notify_one();
-    }
-
-    /// Starts the thread at the first send. Without one, a callback could wait for ever.
-    fn start(self: &Arc<Self>, state: &mut State, inner: &Inner) -> Result<()> {
-        if state.threaded || state.stop || !self.host.has_threads() {
-            return Ok(());
-        }
-        let mine = Arc::clone(self);
-        let spawned = crate::sys::spawn_quietly("keepq-sends", move || mine.complete_all());
-        let thread = spawned.map_err(|e| Error::io("start a thread for", &inner.path, &e))?;
-        state.thread = Some(thread);
-        state.threaded = true;
-        Ok(())
-    }
-
-    /// The thread: it holds no store while it sleeps, so that dropping the last handle closes.
-    fn complete_all(&self) {
-        let _end = ThreadEnd(self);
-        while self.sleep() {
-            self.call_back();
-            let there = self.inner.upgrade().is_some_and(|inner| {
-                let call = inner.enter();
-                if call.is_ok() {
-                    self.round(&inner, u64::MAX);
-                }
-                call.is_ok()
-            });
-            if !there {
-                self.sleep_until_stopped();
-            }
-        }
-    }
-
-    /// While the store is closed, which settles what is left: the end of the thread is near.
-    fn sleep_until_stopped(&self) {
-        let mut state = self.state.lock();
-        while !state.stop {
-            self.wanted.wait(&mut state);
-        }
-    }
-
-    /// Sleeps until there is something to do. False: the thread ends, and others know.
-    fn sleep(&self) -> bool {
-        let mut state = self.state.lock();
-        loop {
-            if !state.due.is_empty() && state.runner.is_none() {
-                return true;
-            }
-            if state.stop {
-                state.threaded = false;
-                return false;
-            }
-            if !state.waiting.is_empty() {
-                return true;
-            }
-            self.wanted.wait(&mut state);
-        }
     }
 
     /// Waits for the next flush and settles what it covers. In a call of the store.
@@ -402,99 +326,8 @@ impl InFlight {
         if hooks.is_empty() {
             state.give_back(&entry.room);
         } else {
-            let room = entry.room;
-            state.due.push_back(Call { one, hooks, room });
+            state.due.push_back(Call::new(one, hooks, entry.room));
         }
-    }
-
-    /// Calls back for a result that was there before. It counts as in flight meanwhile, but does
-    /// not wait for room: its message is sent.
-    pub(crate) fn call_late(&self, mut call: Call) {
-        let mut state = self.state.lock();
-        call.room.messages = 1;
-        state.messages += 1;
-        state.due.push_back(call);
-        drop(state);
-        self.wanted.notify_one();
-        self.call_back_without_thread();
-    }
-
-    /// Calls back where no thread does: in the simulator, and after a close.
-    pub(crate) fn call_back_without_thread(&self) {
-        let threaded = self.state.lock().threaded;
-        if !threaded {
-            self.call_back();
-        }
-    }
-
-    /// Calls everybody back who is due, unless some thread is at it. In no call of the store.
-    fn call_back(&self) {
-        let mut state = self.state.lock();
-        if state.runner.is_some() {
-            return;
-        }
-        state.runner = Some(std::thread::current().id());
-        while let Some(call) = state.due.pop_front() {
-            MutexGuard::unlocked(&mut state, || Self::call(call.hooks, &call.one));
-            state.give_back(&call.room);
-            self.freed.notify_all();
-        }
-        state.runner = None;
-    }
-
-    fn call(hooks: Hooks, one: &One) {
-        let Some(result) = one.result() else { return };
-        for callback in hooks.callbacks {
-            Self::contain(|| callback(result.clone()));
-        }
-        if let Some(waker) = hooks.waker {
-            Self::contain(|| waker.wake());
-        }
-    }
-
-    /// Calls foreign code: its panic ends there.
-    fn contain(call: impl FnOnce()) {
-        let Err(panic) = catch_unwind(AssertUnwindSafe(call)) else {
-            return;
-        };
-        if killed!() {
-            // A simulated process dies here: no panic of a callback.
-            resume_unwind(panic);
-        }
-        crate::trace::callback_panicked();
-    }
-
-    /// Ends the thread and waits for it, unless this is it. Whoever waits for room is woken: the
-    /// store is closed.
-    pub(crate) fn stop(&self) {
-        let thread = {
-            let mut state = self.state.lock();
-            state.stop = true;
-            state.thread.take()
-        };
-        self.wanted.notify_all();
-        self.freed.notify_all();
-        if let Some(thread) = thread {
-            // A callback may close the store or drop its last handle.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
-/// However the thread ends, others must know that it will do nothing more.
-struct ThreadEnd<'a>(&'a InFlight);
-
-impl Drop for ThreadEnd<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.threaded = false;
-        if state.runner == Some(std::thread::current().id()) {
-            state.runner = None;
-        }
-        drop(state);
-        self.0.freed.notify_all();
     }
 }
 

@@ -192,7 +192,6 @@ impl Inner {
             return Ok(());
         }
         self.wake_waiters();
-        self.in_flight.stop();
         self.keeper.stop();
         let alone = self.calls.write();
         let log = &self.log;
@@ -204,12 +203,16 @@ impl Inner {
             }
             Err(e) => Err(e),
         };
-        let unsettled = flushed.clone().err();
-        let unsettled = unsettled.unwrap_or_else(|| log.flush_timeout());
+        let unsettled = match &flushed {
+            Ok(()) => log.flush_timeout(),
+            Err(e) => e.clone(),
+        };
         self.in_flight.settle(self, Some((unsettled, u64::MAX)));
         let left = member::leave(&log.ctl);
-        // The callbacks may use the store: all they get is `Closed`, but they do get it.
+        // Callbacks may use the store: all they get is `Closed`, but they do get it. They may wait
+        // for other sends, so their thread is waited for only now that every send is settled.
         drop(alone);
+        self.in_flight.stop();
         self.in_flight.call_back_without_thread();
         released.and(flushed).and(left)
     }

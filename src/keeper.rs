@@ -23,6 +23,9 @@ use crate::shm::control::{
 };
 use crate::shm::{member, wake};
 
+/// The thread's stack, in bytes: it runs nothing but the engine.
+const STACK: usize = 256 << 10;
+
 /// The thread's side of an open store.
 #[derive(Default)]
 pub(crate) struct Keeper {
@@ -64,7 +67,7 @@ impl Keeper {
         let keeper = Arc::clone(&inner.keeper);
         let interval = inner.options.flush_interval;
         let spawned =
-            crate::sys::spawn_quietly("keepq-keeper", move || run(&keeper, &weak, interval));
+            crate::sys::spawn_quietly("keepq-keeper", STACK, move || run(&keeper, &weak, interval));
         match spawned {
             Ok(thread) => state.thread = Some(thread),
             Err(e) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Code, Error, Outcome, Result};
-use crate::in_flight::{Call, InFlight};
+use crate::in_flight::InFlight;
 use crate::options::Sent;
 use crate::shm::wake::LOOK;
 
@@ -220,8 +220,7 @@ impl Pending {
                 callbacks: callback.into_iter().collect(),
                 waker: None,
             };
-            self.in_flight
-                .call_late(Call::new(Arc::clone(&self.one), hooks));
+            self.in_flight.call_late(Arc::clone(&self.one), hooks);
         }
     }
 }

@@ -4,9 +4,10 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// Starts a thread in which every signal is blocked.
+/// Starts a thread in which every signal is blocked, with a stack of so many bytes.
 pub(crate) fn spawn_quietly(
     name: &str,
+    stack: usize,
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
@@ -20,7 +21,7 @@ pub(crate) fn spawn_quietly(
     }
     let spawned = Builder::new()
         .name(name.to_owned())
-        .stack_size(256 << 10)
+        .stack_size(stack)
         .spawn(body);
     // SAFETY: `before` was filled by the call above.
     unsafe {

@@ -193,6 +193,33 @@ fn a_callback_may_send_again_and_again() {
     }
 }
 
+/// Sends on and on from its callbacks, until it is told to stop.
+fn chain_until(topic: &keepq::Topic, stop: Arc<AtomicU32>) {
+    if stop.load(Ordering::Relaxed) == 0 {
+        let next = topic.clone();
+        let pending = topic
+            .message(b"on")
+            .flush(Flush::Async)
+            .send_async()
+            .unwrap();
+        pending.on_done(move |_| chain_until(&next, stop));
+    }
+}
+
+#[test]
+fn callbacks_without_end_keep_nobody_from_the_disk() {
+    let place = Place::new("endless");
+    let (store, topic) = place.open();
+    let stop = Arc::new(AtomicU32::new(0));
+    chain_until(&topic, Arc::clone(&stop));
+    let told = Told::new();
+    topic.send_async(b"x").unwrap().on_done(told.callback(()));
+    let in_the_end = told.told.recv_timeout(PATIENCE);
+    stop.store(1, Ordering::Relaxed);
+    assert!(in_the_end.unwrap().1.unwrap().durable);
+    in_time(move || store.close().unwrap());
+}
+
 #[test]
 fn a_callback_may_wait_for_another_send() {
     let place = Place::new("waits");

@@ -119,6 +119,36 @@ fn a_callback_may_drop_the_last_handle() {
 }
 
 #[test]
+fn a_callback_may_wait_for_a_send_while_the_store_is_closed() {
+    let place = Place::new("wait-closing");
+    let (store, topic) = place.open();
+    let told = Told::new();
+    let (gate, stand) = Gate::new();
+    let first = topic.send_async(b"one").unwrap();
+    let (give, given) = channel::<keepq::Pending>();
+    let callback = told.callback(());
+    first.on_done(move |result| {
+        stand(result);
+        let second = given.recv_timeout(PATIENCE).unwrap();
+        callback(second.wait(None).map(|sent| sent.unwrap()));
+    });
+    gate.wait_until_entered();
+    // Nobody settles it before the close: the thread is in the gate.
+    let second = topic.send_async(b"two").unwrap();
+    let refused = topic.clone();
+    let closer = std::thread::spawn(move || store.close().unwrap());
+    in_time(move || {
+        while refused.len().is_ok() {
+            std::thread::yield_now();
+        }
+    });
+    give.send(second).unwrap();
+    gate.open();
+    assert!(told.next().1.unwrap().durable);
+    in_time(move || closer.join().unwrap());
+}
+
+#[test]
 fn a_close_ends_the_wait_for_room() {
     let place = Place::new("close-room");
     let (store, topic) = place.open_with(|options| {

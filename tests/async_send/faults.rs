@@ -200,6 +200,49 @@ fn a_retriable_flush_is_tried_again_at_the_same_position() {
 }
 
 #[test]
+fn a_plain_send_is_tried_again_within_its_time() {
+    let limits = [
+        (2, 3_000, true, 2),
+        (1, 3_000, false, 1),
+        (0, 3_000, false, 0),
+        // No back-off would end in time.
+        (2, 50, false, 0),
+    ];
+    for (retries, timeout_ms, succeeds, more) in limits {
+        let world = SimWorld::new(SimOptions::default());
+        let member = open_with(&world, options().send_retries(retries));
+        let topic = member.store.topic("t").unwrap();
+        let (machine, mut left, mut last) = (world.clone(), 2, calls_announced());
+        set_point_hook(Some(Box::new(move || {
+            let new = calls_announced() != last;
+            last = calls_announced();
+            let writes = announced_site().is_some_and(|site| site.kind == CallKind::Pwrite);
+            if new && writes && left > 0 {
+                left -= 1;
+                machine.plan_fault(FaultPlan {
+                    nth_call: 1,
+                    error: Fault::Errno(libc::EFBIG),
+                    sticky: false,
+                });
+            }
+        })));
+        let body = body(1, 100);
+        let message = topic
+            .message(&body)
+            .timeout(Duration::from_millis(timeout_ms));
+        let sent = message.send();
+        set_point_hook(None);
+        assert_eq!(sent.is_ok(), succeeds, "{retries} retries, {timeout_ms} ms");
+        assert_eq!(world.faults_hit(), (1 + more).min(2));
+        if let Err(error) = sent {
+            in_doubt(&error, Code::Full);
+        }
+        assert_eq!(topic.len().unwrap(), 1, "appended once");
+        member.leaves();
+    }
+}
+
+#[test]
 fn a_flush_that_takes_too_long_leaves_the_send_in_doubt() {
     let (world, member) = start();
     let other = open(&world);
