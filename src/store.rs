@@ -256,7 +256,11 @@ impl Store {
             let _call = inner.enter()?;
             let end = inner.log.ctl.load(W_PUBLISHED);
             let flushed = inner.log.wait_durable(end, inner.deadline(timeout));
-            inner.in_flight.settle(inner, None);
+            // What can still be tried again is not settled by this failure.
+            let failed = flushed.as_ref().err().filter(|e| !e.is_retriable());
+            inner
+                .in_flight
+                .settle(inner, failed.map(|e| (e.clone(), end)));
             flushed
         };
         inner.in_flight.call_back_without_thread();

@@ -103,7 +103,9 @@ impl Topic {
     }
 
     /// Sends a body as the store was opened to: with the default [`Flush::Sync`] it is on disk when
-    /// this returns.
+    /// this returns. After a retriable error it tries again, a few times and within its time-out
+    /// (see [`StoreOptions::send_retries`](crate::StoreOptions::send_retries)); it never appends
+    /// twice.
     ///
     /// # Errors
     /// [`Error::outcome`] says what became of the message: `NotStored` (refused: over a limit, no

@@ -69,18 +69,18 @@ fn in_doubt(error: &Error, code: Code) {
 
 #[test]
 fn a_failed_flush_ends_every_send_in_flight_with_the_error() {
-    for waits in [true, false] {
+    for way in ["wait", "flush", "close"] {
+        let waits = way != "close";
         let (world, member) = start();
         let topic = member.store.topic("t").unwrap();
         let told: Told = list();
         topic.send_oneway(b"one way");
         let pending: Vec<_> = (0..5).map(|number| send(&member, number, &told)).collect();
         fail_next(&world, CallKind::Fdatasync, Fault::Errno(libc::EIO), true);
-        if waits {
-            in_doubt(&pending[4].wait(None).unwrap_err(), Code::Failed);
-        } else {
-            // A close tells of it, and of what it left in doubt.
-            assert_eq!(member.store.close().unwrap_err().code(), Code::Failed);
+        match way {
+            "wait" => in_doubt(&pending[4].wait(None).unwrap_err(), Code::Failed),
+            "flush" => assert_eq!(member.store.flush(None).unwrap_err().code(), Code::Failed),
+            _ => assert_eq!(member.store.close().unwrap_err().code(), Code::Failed),
         }
         set_point_hook(None);
         assert!(world.faults_hit() > 0);

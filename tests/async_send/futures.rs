@@ -38,6 +38,12 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Executors move futures between threads.
+const _: () = {
+    const fn moves_and_is_shared<T: Send + Sync + Unpin + 'static>() {}
+    moves_and_is_shared::<Pending>();
+};
+
 #[test]
 fn sends_can_be_awaited() {
     let place = Place::new("await");
