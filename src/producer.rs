@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Outcome, Result};
 use crate::format::name;
 use crate::inner::Opened;
 use crate::options::{MessageId, SendStatus, Sent};
+use crate::pending::Pending;
 use crate::shm::Tx;
 use crate::shm::control::{D_EPOCH, D_LSN, D_NEXT, D_SEQ, D_TOPIC};
 use crate::topic::{Numbered, OutMessage, Stored, Topic};
@@ -153,18 +154,66 @@ impl Producer {
     /// As [`Topic::send`]; `ProducerGap` beyond the next number, `ProducerFenced` when the name was
     /// opened again. Nothing is stored then.
     pub fn send(&self, topic: &Topic, seq: Option<u64>, message: &OutMessage<'_>) -> Result<Sent> {
+        let number = self.number(topic, seq)?;
+        let sent = topic.send_numbered(message, &number)?;
+        Ok(self.with_its_id(sent))
+    }
+
+    /// Sends one message with this number without waiting for the disk; `None` = the next one. As
+    /// [`Topic::send_async`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Producer::send`], those of a message that was not stored.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("producer-async");
+    /// use keepq::OutMessage;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// let loader = store.producer("loader")?;
+    /// let line = OutMessage { body: b"line 0", ..OutMessage::default() };
+    /// let first = loader.send_async(&orders, Some(0), &line)?;
+    /// let again = loader.send_async(&orders, Some(0), &line)?;
+    /// assert!(!first.wait(None)?.expect("it comes").duplicate);
+    /// assert!(again.wait(None)?.expect("it comes").duplicate);
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_async(
+        &self,
+        topic: &Topic,
+        seq: Option<u64>,
+        message: &OutMessage<'_>,
+    ) -> Result<Pending> {
+        let number = self.number(topic, seq)?;
+        topic.send_numbered_async(message, &number, |sent| self.with_its_id(sent))
+    }
+
+    /// Sends one message with this number and forgets it; `None` = the next one. As
+    /// [`Topic::send_oneway`] otherwise: a gap and a fenced handle are counted, too.
+    pub fn send_oneway(&self, topic: &Topic, seq: Option<u64>, message: &OutMessage<'_>) {
+        match self.number(topic, seq) {
+            Ok(number) => topic.send_numbered_oneway(message, &number),
+            Err(_) => self.inner.in_flight.count_lost(),
+        }
+    }
+
+    /// The number of a send, of the next one if none is given.
+    fn number(&self, topic: &Topic, seq: Option<u64>) -> Result<Number<'_>> {
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         self.check_store(topic).map_err(refused)?;
         let seq = match seq {
             Some(seq) => seq,
             None => self.next_seq().map_err(refused)?,
         };
-        let number = Number {
+        Ok(Number {
             producer: self,
             seq,
-        };
-        let sent = topic.send_numbered(message, &number)?;
-        Ok(self.with_its_id(sent))
+        })
     }
 
     /// A duplicate answers with the message's identity. That of a large one is its first chunk,

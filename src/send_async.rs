@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use crate::attempts::Attempts;
-use crate::error::{Outcome, Result};
+use crate::error::{Code, Error, Outcome, Result};
 use crate::in_flight::{Entry, Room};
-use crate::options::{Flush, WhenFull};
+use crate::options::{Flush, Sent, WhenFull};
 use crate::pending::{One, Pending};
-use crate::topic::{Message, OutMessage, Plain, Topic};
+use crate::topic::{Message, Numbered, OutMessage, Plain, Stored, Topic};
 
 impl Topic {
     /// Sends a body without waiting for the disk: the message is in the log when this returns, and
@@ -51,14 +51,25 @@ impl Topic {
     /// # Errors
     /// As [`Topic::send_async`].
     pub fn send_message_async(&self, message: &OutMessage<'_>) -> Result<Pending> {
-        let refused = |e: crate::Error| e.or_outcome(Outcome::NotStored);
-        let mut one = None;
-        self.send_in_flight(message, |end, deadline| {
-            Some(Arc::clone(one.insert(One::new(end, deadline))))
-        })
-        .map_err(refused)?;
+        self.send_numbered_async(message, &Plain, |sent| sent)
+    }
+
+    /// Sends asynchronously; `name` completes what is known of a message once it is appended.
+    pub(crate) fn send_numbered_async(
+        &self,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+        name: impl FnOnce(Sent) -> Sent,
+    ) -> Result<Pending> {
+        let one = self.send_in_flight(message, numbered, |stored, deadline| {
+            stored.sent = name(stored.sent.clone());
+            Some(One::new(stored.end, deadline))
+        })?;
         let one = one.ok_or_else(|| {
-            crate::Error::new(crate::Code::Internal, "an asynchronous send has no result")
+            Error::new(
+                Code::Internal,
+                "an asynchronous send has no place for its result",
+            )
         })?;
         Ok(Pending::new(one, Arc::clone(&self.inner.in_flight)))
     }
@@ -92,69 +103,77 @@ impl Topic {
 
     /// Sends one message and forgets it; see [`Topic::send_oneway`].
     pub fn send_message_oneway(&self, message: &OutMessage<'_>) {
-        if self.send_in_flight(message, |_, _| None).is_err() {
+        self.send_numbered_oneway(message, &Plain);
+    }
+
+    pub(crate) fn send_numbered_oneway(&self, message: &OutMessage<'_>, numbered: &impl Numbered) {
+        if self.send_in_flight(message, numbered, |_, _| None).is_err() {
             self.inner.in_flight.count_lost();
         }
     }
 
-    /// Appends a message and enters it among those in flight, unless its result is known. `one`
-    /// makes the place for its result, given when it is durable and when it gives up.
+    /// Appends a message and enters it among those in flight, unless its result is known. `place`
+    /// makes the place for its result, given what was stored and when the send gives up.
     fn send_in_flight(
         &self,
         message: &OutMessage<'_>,
-        one: impl FnOnce(u64, u64) -> Option<Arc<One>>,
-    ) -> Result<()> {
+        numbered: &impl Numbered,
+        place: impl FnOnce(&mut Stored, u64) -> Option<Arc<One>>,
+    ) -> Result<Option<Arc<One>>> {
+        let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let inner = &self.inner;
         // A forked child must not come to the locks of what is in flight.
-        drop(inner.enter()?);
+        drop(inner.enter().map_err(refused)?);
         let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
         let when_full = message.when_full.unwrap_or(WhenFull::Wait);
         let len = message.body.len();
-        let room = inner.in_flight.admit(inner, len, when_full, deadline)?;
-        self.append_in_flight(message, deadline, room, one)
-    }
-
-    fn append_in_flight(
-        &self,
-        message: &OutMessage<'_>,
-        deadline: u64,
-        room: Room,
-        one: impl FnOnce(u64, u64) -> Option<Arc<One>>,
-    ) -> Result<()> {
-        let inner = &self.inner;
-        let in_flight = &inner.in_flight;
+        let admitted = inner.in_flight.admit(inner, len, when_full, deadline);
+        let room = admitted.map_err(refused)?;
         let appended = inner.enter().and_then(|call| {
-            let stored =
-                Attempts::new(inner, deadline).run(|| self.append(message, &Plain, deadline))?;
-            Ok((stored, call))
+            let append = || self.append(message, numbered, deadline);
+            Ok((Attempts::new(inner, deadline).run(append)?, call))
         });
         let (mut stored, _call) = match appended {
             Ok(appended) => appended,
             Err(e) => {
-                in_flight.give_back(&room);
-                return Err(e);
+                inner.in_flight.give_back(&room);
+                return Err(refused(e));
             }
         };
-        let one = one(stored.end, deadline);
+        let one = place(&mut stored, deadline);
         let flush = message.flush.unwrap_or(inner.options.flush);
-        stored.sent.durable = flush == Flush::Sync && broken!(PendingBeforeFlush);
-        if flush == Flush::Async || stored.sent.durable {
-            inner.appended();
-            in_flight.give_back(&room);
+        self.enter_in_flight(stored, flush, deadline, room, one.clone());
+        Ok(one)
+    }
+
+    /// Enters a send that was appended among those in flight, or settles it. In a call of the
+    /// store: a close settles it too.
+    fn enter_in_flight(
+        &self,
+        stored: Stored,
+        flush: Flush,
+        deadline: u64,
+        room: Room,
+        one: Option<Arc<One>>,
+    ) {
+        let Stored { mut sent, end } = stored;
+        sent.durable = flush == Flush::Sync && broken!(PendingBeforeFlush);
+        if flush == Flush::Async || sent.durable {
+            self.inner.appended();
+            self.inner.in_flight.give_back(&room);
             if let Some(one) = one {
                 // Nobody has seen it yet, so there is nobody to be told.
-                drop(one.settle(Ok(stored.sent)));
+                drop(one.settle(Ok(sent)));
             }
-            return Ok(());
+            return;
         }
-        in_flight.enter(Entry {
-            end: stored.end,
+        self.inner.in_flight.enter(Entry {
+            end,
             deadline,
-            sent: stored.sent,
+            sent,
             room,
             one,
         });
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use keepq::Flush;
+use keepq::{Code, Flush, OutMessage, Outcome};
 
 use crate::{PATIENCE, Place, Told, in_time, list};
 
@@ -238,4 +238,40 @@ fn a_callback_may_wait_for_another_send() {
     in_time(move || store.close().unwrap());
     drop(topic);
     assert_eq!(place.open().1.len().unwrap(), 3);
+}
+
+#[test]
+fn a_numbered_send_is_appended_once_and_its_duplicate_named() {
+    let place = Place::new("numbered");
+    let (store, topic) = place.open();
+    let producer = store.producer("loader").unwrap();
+    // The second of them goes in chunks, whose identity only its record names.
+    let bodies = [vec![1; 100], vec![2; 600_000]];
+    let message = |number: usize| OutMessage {
+        body: &bodies[number],
+        ..OutMessage::default()
+    };
+    for number in [0, 1] {
+        let seq = Some(number as u64);
+        let send = || producer.send_async(&topic, seq, &message(number)).unwrap();
+        let [first, again] = [send(), send()].map(|one| one.wait(None).unwrap().unwrap());
+        assert!(first.durable && again.durable);
+        assert_eq!((first.duplicate, again.duplicate), (false, true));
+        assert_eq!((first.id, first.seq), (again.id, again.seq));
+        producer.send_oneway(&topic, seq, &message(number));
+    }
+    let gap = producer
+        .send_async(&topic, Some(3), &message(0))
+        .unwrap_err();
+    assert_eq!(gap.code(), Code::ProducerGap);
+    assert_eq!(gap.outcome(), Some(Outcome::NotStored));
+    producer.send_oneway(&topic, Some(3), &message(0));
+    producer.send_oneway(&topic, None, &message(0));
+    assert_eq!((producer.next_seq().unwrap(), topic.len().unwrap()), (3, 3));
+    let newer = store.producer("loader").unwrap();
+    producer.send_oneway(&topic, None, &message(0));
+    assert_eq!(store.stats().unwrap().oneway_failed, 2);
+    let last = newer.send_async(&topic, None, &message(0)).unwrap();
+    assert_eq!(last.wait(None).unwrap().unwrap().seq, Some(3));
+    store.close().unwrap();
 }
