@@ -66,7 +66,7 @@ pub(crate) fn after_the_suites() -> Result<u64, String> {
 /// First without any switch: a suite that fails anyway would seem to catch everything.
 fn all(switches: &[Switch], log: &Path) -> Result<bool, String> {
     build(log)?;
-    let clean = run_logged(&mut nextest(None, None), log, BUILD_LIMIT)?;
+    let clean = run_logged(&mut suites(None, None), log, BUILD_LIMIT)?;
     if !clean.success() {
         return Err(format!(
             "the suites fail without any switch:\n{}",
@@ -80,8 +80,7 @@ fn all(switches: &[Switch], log: &Path) -> Result<bool, String> {
 
 /// Compiling is no part of a switch's time.
 fn build(log: &Path) -> Result<(), String> {
-    let mut build = nextest(None, None);
-    let built = run_logged(build.arg("--no-run"), log, BUILD_LIMIT)?;
+    let built = run_logged(nextest(None, None).arg("--no-run"), log, BUILD_LIMIT)?;
     if built.success() {
         return Ok(());
     }
@@ -93,7 +92,7 @@ fn each(switches: &[Switch], log: &Path) -> Vec<String> {
     let mut missed = Vec::new();
     for switch in switches {
         let started = Instant::now();
-        let mut command = nextest(Some(&switch.name), switch.filter.as_deref());
+        let mut command = suites(Some(&switch.name), switch.filter.as_deref());
         let result = run_logged(&mut command, log, LIMIT);
         let output = std::fs::read_to_string(log).unwrap_or_default();
         let (_, failed) = count_tests(&output);
@@ -116,9 +115,16 @@ fn each(switches: &[Switch], log: &Path) -> Vec<String> {
     missed
 }
 
+/// A run that stops at its first failure.
+fn suites(switch: Option<&str>, filter: Option<&str>) -> Command {
+    let mut command = nextest(switch, filter);
+    command.args(["--fail-fast", "--status-level", "fail"]);
+    command
+}
+
 fn nextest(switch: Option<&str>, filter: Option<&str>) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["nextest", "run", "--fail-fast", "--status-level", "fail"]);
+    command.args(["nextest", "run"]);
     // The same packages as in the ordinary run, so that nothing is compiled again.
     command.args(NOT_PYTHON);
     let engine = match filter {
