@@ -23,6 +23,7 @@ mod ledger;
 #[path = "storm/roles.rs"]
 mod roles;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -66,6 +67,9 @@ struct Storm {
     by_themselves: u64,
     wiped_out: u64,
     betweens: [u64; 4],
+    /// The incarnation of the shared memory that was spoiled last: the store stays cold until a
+    /// process has built another.
+    spoiled: u64,
 }
 
 #[test]
@@ -94,6 +98,7 @@ fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
         by_themselves: 0,
         wiped_out: 0,
         betweens: [0; 4],
+        spoiled: 0,
     };
     roles::create(&storm.place.store());
     while storm.kills < kills {
@@ -244,6 +249,9 @@ impl Storm {
         }
         self.wiped_out += 1;
         let path = self.place.store();
+        let ctl = path.join("ctl");
+        // They may all have died before one of them had built shared memory anew.
+        let whole = self.is_whole(&ctl);
         let between = match self.rng.below(5) {
             0 | 1 => Between::Keep,
             2 => Between::Unfinish,
@@ -251,16 +259,20 @@ impl Storm {
             _ => Between::FlushAndDelete,
         };
         self.betweens[between as usize] += 1;
+        if whole && between != Between::Keep {
+            self.spoiled = word(&ctl, roles::W_INCARNATION);
+        }
         match between {
             Between::Keep => {}
-            Between::Unfinish => overwrite(&path.join("ctl"), roles::W_READY, |_| 0),
-            Between::Damage => self.damage(&path.join("ctl")),
+            _ if !whole => {}
+            Between::Unfinish => overwrite(&ctl, roles::W_READY, |_| 0),
+            Between::Damage => self.damage(&ctl),
             Between::FlushAndDelete => {
                 let store = Store::open(&path).unwrap();
-                assert!(store.recovery().warm, "{:?}", store.recovery());
+                assert_eq!(store.recovery().warm, whole, "{:?}", store.recovery());
                 assert!(store.flush(Some(children::PATIENCE)).unwrap());
                 store.close().unwrap();
-                std::fs::remove_file(path.join("ctl")).unwrap();
+                std::fs::remove_file(&ctl).unwrap();
             }
         }
         if self.rng.below(2) == 0 {
@@ -269,18 +281,22 @@ impl Storm {
             let report = store.recovery();
             assert_eq!(
                 report.warm,
-                between == Between::Keep,
+                between == Between::Keep && whole,
                 "{between:?}: {report:?}"
             );
         }
     }
 
+    /// Whether there is shared memory that a process has built to the end and nobody spoiled since.
+    fn is_whole(&self, ctl: &Path) -> bool {
+        ctl.exists()
+            && word(ctl, roles::W_READY) == 1
+            && word(ctl, roles::W_INCARNATION) != self.spoiled
+    }
+
     /// Flips one bit in the table of outstanding messages, which lies before the ring.
     fn damage(&mut self, ctl: &Path) {
-        let bytes = std::fs::read(ctl).unwrap();
-        let at = roles::W_RING_AT;
-        let ring = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-        let place = ring - 8 * (1 + self.rng.below(4096));
+        let place = word(ctl, roles::W_RING_AT) - 8 * (1 + self.rng.below(4096));
         let bit = 1 << self.rng.below(64);
         overwrite(ctl, usize::try_from(place).unwrap(), |word| word ^ bit);
     }
@@ -334,15 +350,20 @@ impl Storm {
     }
 }
 
+/// A word of a file, 0 beyond its end.
+fn word(path: &Path, at: usize) -> u64 {
+    use std::os::unix::fs::FileExt;
+    let mut word = [0; 8];
+    let _read = File::open(path)
+        .unwrap()
+        .read_at(&mut word, at as u64)
+        .unwrap();
+    u64::from_le_bytes(word)
+}
+
 fn overwrite(path: &Path, at: usize, change: impl FnOnce(u64) -> u64) {
     use std::os::unix::fs::FileExt;
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
-    let mut word = [0; 8];
-    file.read_exact_at(&mut word, at as u64).unwrap();
-    let word = change(u64::from_le_bytes(word));
+    let file = File::options().write(true).open(path).unwrap();
+    let word = change(word(path, at));
     file.write_all_at(&word.to_le_bytes(), at as u64).unwrap();
 }

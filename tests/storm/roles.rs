@@ -17,6 +17,7 @@ const MOST: u64 = 300;
 
 /// Words of the frozen first page of `ctl` (docs/FORMAT.md).
 pub const W_READY: usize = 24;
+pub const W_INCARNATION: usize = 64;
 pub const W_RING_AT: usize = 72;
 
 /// Makes the store with its topics and groups.
