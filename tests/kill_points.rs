@@ -12,12 +12,14 @@ mod deaths;
 #[path = "support/members.rs"]
 mod members;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use deaths::{Case, NOTHING, run};
-use keepq::sim::{SimOptions, SimWorld};
+use keepq::sim::{Fate, SimOptions, SimWorld, run_member, set_point_hook};
 use keepq::{Flush, OutMessage};
-use members::{Member, body, drain, ids, kill_at, open, open_with, options};
+use members::{Member, assert_whole, body, drain, ids, kill_at, open, open_with, options};
 
 fn send(member: &Member, topic: &str, id: u64, flush: Flush) {
     let body = body(id, 100);
@@ -499,4 +501,77 @@ fn reclaim_believes_nothing_that_is_half_done() {
             break;
         }
     }
+}
+
+#[test]
+fn nothing_that_is_half_done_is_flushed() {
+    for k in 1.. {
+        let world = SimWorld::new(SimOptions::default());
+        let async_ = || options().flush(Flush::Async);
+        let (dying, living) = (open_with(&world, async_()), open_with(&world, async_()));
+        living.group("t", "g");
+        living.send_async("t", 1, 100);
+        // Wherever one is, another flushes what is published.
+        let flusher = living.store.clone();
+        set_point_hook(Some(Box::new(move || {
+            let flushed = run_member(Fate::lives(), || flusher.flush(None));
+            flushed.unwrap().unwrap();
+        })));
+        let survived = kill_at(dying, k, &|m| m.send_async("t", 2, 100));
+        set_point_hook(None);
+        living.send_async("t", 3, 100);
+        living.store.flush(None).unwrap();
+        let cut = world.power_cut_with(|_| 1);
+        let heir = open(&cut);
+        let left: Vec<u64> = ids(&drain(&cut, &heir.store))
+            .into_values()
+            .flatten()
+            .collect();
+        assert!(
+            left == [1, 3] || left == [1, 2, 3],
+            "killed at {k}: {left:?}"
+        );
+        if survived {
+            assert_eq!(left, [1, 2, 3]);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_living_owner_is_never_robbed() {
+    let mut refused = 0;
+    for k in 1.. {
+        let world = SimWorld::new(SimOptions::default());
+        let (slow, other) = (open(&world), open(&world));
+        let group = slow.group("t", "g");
+        slow.send("t", 1, 100);
+        slow.send("t", 2, 100);
+        let topic = other.store.topic("t").unwrap();
+        // At its k-th point the slow one stands still, for as long as the other has patience.
+        let count = Cell::new(0);
+        let said = Rc::new(Cell::new(None));
+        let answer = Rc::clone(&said);
+        set_point_hook(Some(Box::new(move || {
+            count.set(count.get() + 1);
+            if count.get() == k {
+                answer.set(Some(topic.send(body(3, 100)).is_ok()));
+            }
+        })));
+        let got = group.receive(Duration::ZERO).unwrap().unwrap();
+        got.ack().unwrap();
+        set_point_hook(None);
+        let Some(sent) = said.get() else { break };
+        refused += u64::from(!sent);
+        assert_whole(&other.store, &format!("after a stop at {k}"));
+        let left: Vec<u64> = ids(&drain(&world, &other.store))
+            .into_values()
+            .flatten()
+            .collect();
+        let owed: &[u64] = if sent { &[2, 3] } else { &[2] };
+        assert_eq!(left, owed, "stopped at point {k}");
+        slow.leaves();
+        other.leaves();
+    }
+    assert!(refused > 10, "only {refused} stops with a lock held");
 }

@@ -212,7 +212,6 @@ impl Log {
                 ctl.publish(W_FLUSHES, ctl.load(W_FLUSHES).wrapping_add(1));
                 Ok(())
             }
-            Err(e) if broken!(FsyncRetriedAfterEio) => self.flush_to(target).map_err(|_| e),
             Err(e) if e.code() == Code::StoreGone => {
                 // What had been durable is gone with the file: another file would not help.
                 ctl.publish(W_FLUSH_ERRNO, u64::from(libc::ESTALE.unsigned_abs()));

@@ -205,7 +205,6 @@ impl Content {
                 self.failed.insert(index, newest);
             }
         }
-        self.failures += 1;
     }
 
     /// Pages that are clean leave the cache and are read back from the device.

@@ -189,10 +189,12 @@ impl File for SimFile {
             return go.map(drop);
         }
         let alive = state.alive.contains(&self.process);
+        let told_once = state.options.told_once;
         let content = state.content_mut(self.ino)?;
         if let Err(error) = go {
             if alive {
                 content.fail_sync();
+                content.failures += u64::from(!told_once);
                 self.failures_seen
                     .store(content.failures, Ordering::Relaxed);
             }

@@ -76,7 +76,8 @@ pub(crate) fn killed() -> bool {
 
 /// Calls `hook` at every kill point of this thread, so that a scheduler can let another run there.
 pub fn set_point_hook(hook: Option<Box<dyn FnMut()>>) {
-    HOOK.with(|cell| *cell.borrow_mut() = hook);
+    // What the old one owned may come to a kill point while it is dropped.
+    drop(HOOK.with(|cell| cell.replace(hook)));
 }
 
 /// Runs a member until it ends or its fate is met. A real panic goes on to the caller.

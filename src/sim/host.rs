@@ -198,6 +198,7 @@ impl Host for SimHost {
 
     fn wake(&self, _arena: &Arena, _offset: usize, _count: u32) -> usize {
         point();
+        self.world.lock().wakes += 1;
         0
     }
 

@@ -18,6 +18,9 @@ pub struct SimOptions {
     /// Whether a write that was lost may leave bytes of removed files in its place, where nothing
     /// had been written before. Space that was only reserved always reads as zeros.
     pub stale_space: bool,
+    /// Whether a failed sync is told once for the whole file, to whoever asks first, instead of
+    /// once to everybody who has it open (Linux before 4.13).
+    pub told_once: bool,
 }
 
 impl Default for SimOptions {
@@ -28,6 +31,7 @@ impl Default for SimOptions {
             capacity: None,
             metadata: MetadataModel::Unordered,
             stale_space: true,
+            told_once: false,
         }
     }
 }

@@ -87,6 +87,8 @@ pub(super) struct State {
     ticks: u64,
     syncs: u64,
     pub(super) disk_calls: u64,
+    /// Calls that wake sleepers.
+    pub(super) wakes: u64,
     /// The plan and the number of the first call it is for.
     pub(super) plan: Option<(FaultPlan, u64)>,
     pub(super) faults_hit: u64,
@@ -129,6 +131,7 @@ impl State {
             ticks: 0,
             syncs: 0,
             disk_calls: 0,
+            wakes: 0,
             plan: None,
             faults_hit: 0,
         }

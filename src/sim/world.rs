@@ -97,6 +97,12 @@ impl SimWorld {
         self.lock().disk_calls
     }
 
+    /// System calls so far that wake whoever sleeps.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.lock().wakes
+    }
+
     /// Lets time pass.
     pub fn advance(&self, ms: u64) {
         self.lock().advance(ms);

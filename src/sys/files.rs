@@ -246,10 +246,11 @@ impl Handle {
         if broken!(NoFdatasync) || (broken!(EveryThirdFdatasync) && third_sync()) {
             return Ok(());
         }
-        self.inner
-            .file
-            .fdatasync()
-            .map_err(|e| self.failed("sync", &e))
+        let mut synced = self.inner.file.fdatasync();
+        if synced.is_err() && broken!(FsyncRetriedAfterEio) {
+            synced = self.inner.file.fdatasync();
+        }
+        synced.map_err(|e| self.failed("sync", &e))
     }
 
     /// Reserves space for `[0, len)` and extends the file to `len`.
