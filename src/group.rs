@@ -221,6 +221,11 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
+    /// The open store, and the group's id.
+    pub(crate) fn place(&self) -> (&Arc<Opened>, u32) {
+        (&self.shared.inner, self.shared.id)
+    }
+
     /// The topic's name.
     #[must_use]
     pub fn topic(&self) -> &str {

@@ -20,7 +20,9 @@ pub mod error;
 pub mod options;
 
 mod attempts;
+mod browse;
 mod commitlog;
+mod dead_letters;
 mod delivery;
 mod doctor;
 mod format;
@@ -47,6 +49,8 @@ mod topic;
 mod trace;
 mod verify;
 
+pub use browse::{Browse, Browsed, Content};
+pub use dead_letters::{BrowseDead, Burial, DeadLetter, DeadLetters};
 pub use doctor::{Check, doctor};
 pub use error::{Code, Error, Outcome, Result};
 pub use group::{Group, GroupOptions};

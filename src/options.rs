@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Code, Error, Result};
+
 /// The documented limits; each is tested at the limit and one past it.
 pub mod limits {
     /// Largest body of a message, bytes.
@@ -202,6 +204,23 @@ impl MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for MessageId {
+    type Err = Error;
+
+    /// Reads 16 hexadecimal digits, as it is shown.
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(Self).ok_or_else(|| {
+            let shown: String = text.chars().take(64).collect();
+            Error::new(
+                Code::InvalidArgument,
+                format!("{shown:?} is not a message id: it has 16 hexadecimal digits"),
+            )
+        })
     }
 }
 

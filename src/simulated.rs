@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::commitlog::Log;
-use crate::delivery::registry;
 use crate::delivery::slot::{self, Head, Owner, State};
+use crate::delivery::{registry, removed};
 use crate::error::Result;
 use crate::options::StoreOptions;
 use crate::shm::control::{
     D_EPOCH, D_NEXT, G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED,
-    P_READY, P_READY_HEAD, P_READY_TAIL, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK, S_OWNER, S_SEQ,
-    T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N, W_WRITTEN, WHEEL,
+    P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK,
+    S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N,
+    W_WRITTEN, WHEEL,
 };
 use crate::shm::{Tx, member, undo};
 use crate::sim::{SimProcess, SimWorld};
@@ -227,10 +228,42 @@ impl Check<'_> {
                 format!("group {group} has {leased} leased, {waiting} waiting, counted {kept:?}")
             });
         }
+        self.removed(top);
         let unlisted: Vec<u32> = (0..top).filter(|s| !self.listed.contains(s)).collect();
         self.expect(unlisted.is_empty(), || {
             format!("slots in no list: {unlisted:?}")
         });
+    }
+
+    /// Runs of purged dead letters: in no list, counted, apart from each other, and none of them at
+    /// the beginning of its stream.
+    fn removed(&mut self, top: u32) {
+        let ctl = &self.log.ctl;
+        for group in 0..registry::groups(ctl) {
+            let mut runs: Vec<(u64, u64)> = Vec::new();
+            for slot in 0..top {
+                match removed::run_in(ctl, slot) {
+                    Some((of, run)) if of == group => {
+                        self.listed.insert(slot);
+                        runs.push(run);
+                    }
+                    _ => {}
+                }
+            }
+            runs.sort_unstable();
+            let kept = self.tx.get(ctl.layout.group(group, P_REMOVED));
+            self.expect(kept == runs.len() as u64, || {
+                format!("group {group} has removed {runs:?}, counted {kept}")
+            });
+            let apart = runs.windows(2).all(|w| w[0].1 < w[1].0) && runs.iter().all(|r| r.0 < r.1);
+            self.expect(apart, || format!("group {group} has removed {runs:?}"));
+            let first = removed::stream_of(ctl, group)
+                .map_or(0, |stream| self.tx.get(ctl.layout.topic(stream, T_FIRST)));
+            let inside = runs.iter().find(|r| r.0 <= first && first < r.1);
+            self.expect(inside.is_none(), || {
+                format!("group {group} has removed {inside:?}, but begins with {first}")
+            });
+        }
     }
 
     /// Enters a slot that a list leads to; false if the list must not be followed further.
@@ -320,6 +353,9 @@ impl Check<'_> {
             let Some(head) = Head::unpack(word(S_HEAD)).filter(|h| h.state != State::Free) else {
                 continue;
             };
+            if head.state == State::Removed {
+                continue;
+            }
             let owner = Owner::unpack(word(S_OWNER));
             let (group, seq) = (owner.group, word(S_SEQ));
             let cursor = self.tx.get(ctl.layout.group(group, P_CURSOR));

@@ -13,7 +13,8 @@ use crate::options::{Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats
 use crate::producer::Producer;
 use crate::receipt::Receipt;
 use crate::shm::control::{
-    G_OUTSTANDING, G_TAIL, T_FIRST, T_GROUP, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES, W_PUBLISHED,
+    G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_GROUP, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
+    W_PUBLISHED,
 };
 use crate::shm::member;
 use crate::sys::{Env, RealDisk, RealHost, check_filesystem};
@@ -292,6 +293,8 @@ impl Store {
         let groups = registry::groups(ctl);
         for group in 0..groups {
             stats.groups.push(group_stats(&self.inner, group)?);
+            let removed = ctl.load(ctl.layout.group(group, P_REMOVED));
+            stats.outstanding = stats.outstanding.saturating_sub(removed);
         }
         for id in 0..registry::topics(ctl) {
             let word = |w| ctl.load(ctl.layout.topic(id, w));

@@ -20,7 +20,7 @@ use crate::shm::control::{PINS, T_FIRST, T_NEXT};
 pub struct Topic {
     pub(crate) inner: Arc<Opened>,
     pub(crate) id: u32,
-    name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// What is sent. All borrowed; see [`limits`] for the sizes.

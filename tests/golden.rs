@@ -122,6 +122,41 @@ fn a_store_with_a_history_owes_what_it_owed() {
     assert_eq!(producer.next_seq().unwrap(), 30);
 }
 
+/// Six dead letters, of which the first and the fourth are purged, before a snapshot and after it.
+fn buried() -> SimWorld {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let topic = m.store.topic("orders").unwrap();
+    let group = m.group("orders", "billing");
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        topic.send(text).unwrap();
+        let delivery = group.receive(Duration::ZERO).unwrap().unwrap();
+        delivery.reject(&format!("no {text}")).unwrap();
+    }
+    assert!(group.dead_letters().purge_one(3).unwrap());
+    m.store.maintain().unwrap();
+    assert!(group.dead_letters().purge_one(0).unwrap());
+    m.leaves();
+    world
+}
+
+#[test]
+fn a_store_with_dead_letters_holds_those_that_were_not_purged() {
+    make_if_asked("buried", buried);
+    let world = load("buried");
+    let m = open(&world);
+    assert_whole(&m.store, "opened");
+    let letters = m.group("orders", "billing").dead_letters();
+    assert_eq!(letters.len().unwrap(), 4);
+    let found: Vec<(u64, String)> = letters
+        .browse()
+        .map(|letter| letter.unwrap())
+        .map(|letter| (letter.seq, letter.burial.unwrap().reason))
+        .collect();
+    let expected = [(1, "no b"), (2, "no c"), (4, "no e"), (5, "no f")];
+    assert_eq!(found, expected.map(|(seq, why)| (seq, why.to_owned())));
+}
+
 #[test]
 fn a_fixture_of_another_format_is_refused() {
     let world = load("small");

@@ -24,7 +24,7 @@ pub(crate) fn has_dead_letters(ctl: &Ctl, group: u32) -> bool {
 }
 
 const REASON_ATTEMPTS: u8 = 1;
-pub(super) const REASON_REJECTED: u8 = 2;
+pub(crate) const REASON_REJECTED: u8 = 2;
 
 /// The dead-letter stream of a group, made when it is first needed.
 pub(crate) fn dead_letter_topic(log: &Log, group: u32, deadline: u64) -> Result<u32> {

@@ -43,10 +43,35 @@ pub(crate) fn fetch(
     if part.kind != Kind::Release {
         return message(log, &part, ahead);
     }
+    released(log, lsn, release_of(log, lsn, &part)?)
+}
+
+/// Reads the place that a dead letter has in its stream: where it comes from, and why.
+pub(crate) fn fetch_release(
+    log: &Log,
+    stream: u32,
+    seq: u64,
+    lsn: u64,
+    ahead: &mut ReadAhead,
+) -> Result<Release> {
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    if part.kind != Kind::Release {
+        return Err(wrong(log, lsn, Bad::Kind));
+    }
+    release_of(log, lsn, &part)
+}
+
+fn release_of(log: &Log, lsn: u64, part: &Part<'_>) -> Result<Release> {
     let release = Release::decode(part.body).map_err(|bad| wrong(log, lsn, bad))?;
     if release.origin_lsn >= lsn {
         return Err(wrong(log, lsn, Bad::Value));
     }
+    Ok(release)
+}
+
+/// Reads the message that the RELEASE at `lsn` gives a place.
+pub(crate) fn released(log: &Log, lsn: u64, release: Release) -> Result<Fetched> {
     // The origin may itself be a release (a dead letter that was released again): bounded steps.
     let mut next = release;
     for _ in 0..16 {

@@ -7,7 +7,7 @@
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
-//!   back-offs; [`bury`] makes dead letters.
+//!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group.
 
@@ -18,6 +18,7 @@ pub(crate) mod live;
 pub(crate) mod progress;
 pub(crate) mod putback;
 pub(crate) mod registry;
+pub(crate) mod removed;
 pub(crate) mod replay;
 pub(crate) mod settle;
 pub(crate) mod slot;

@@ -24,7 +24,6 @@ pub(crate) struct Group {
     /// Ranges of sequences below the cursor that may be unsettled: start to end (exclusive).
     pub(crate) unsettled: BTreeMap<u64, u64>,
     pub(crate) tries: BTreeMap<u64, Tries>,
-    pub(crate) dead: u64,
     pub(crate) lost: Option<(u64, u64)>,
 }
 
@@ -46,7 +45,6 @@ impl Group {
             generation,
             unsettled: BTreeMap::new(),
             tries: BTreeMap::new(),
-            dead: 0,
             lost: None,
         }
     }
@@ -60,19 +58,7 @@ impl Group {
     }
 
     pub(crate) fn add(&mut self, from: u64, to: u64) {
-        let mut from = from;
-        let mut to = to;
-        while let Some((&start, &end)) = self.unsettled.range(..=to).next_back() {
-            if end < from {
-                break;
-            }
-            self.unsettled.remove(&start);
-            from = from.min(start);
-            to = to.max(end);
-        }
-        if from < to {
-            self.unsettled.insert(from, to);
-        }
+        add_range(&mut self.unsettled, from, to);
     }
 
     pub(crate) fn settle(&mut self, first: u64, count: u64) {
@@ -145,6 +131,22 @@ impl Group {
                 due_ms,
             },
         );
+    }
+}
+
+/// Adds [from, to) to a set of ranges (start to end), joining those that touch.
+pub(crate) fn add_range(ranges: &mut BTreeMap<u64, u64>, from: u64, to: u64) {
+    let (mut from, mut to) = (from, to);
+    while let Some((&start, &end)) = ranges.range(..=to).next_back() {
+        if end < from {
+            break;
+        }
+        ranges.remove(&start);
+        from = from.min(start);
+        to = to.max(end);
+    }
+    if from < to {
+        ranges.insert(from, to);
     }
 }
 

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use super::progress::{Group, Tries};
-use super::registry;
+use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
+use super::{registry, removed};
 use crate::commitlog::Log;
 use crate::error::Result;
 use crate::format::Bad;
@@ -22,7 +22,7 @@ use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
 use crate::shm::control::{
     P_CURSOR, P_DEAD, P_DEAD_TOPIC, P_GENERATION, P_LOST, P_LOST_COUNT, P_START, S_LSN, S_OWNER,
-    S_SEQ,
+    S_SEQ, T_FIRST,
 };
 
 /// A topic in the log.
@@ -56,6 +56,9 @@ pub(crate) struct Model {
     pub(crate) records: u64,
     /// The oldest segment that the log says is kept; 0 = it says nothing.
     pub(crate) oldest: u64,
+    /// Dead letters that were purged: per group, ranges of its dead-letter stream, first to end.
+    /// Kept apart from the groups: a removal may be seen before its group is.
+    removed: BTreeMap<u32, BTreeMap<u64, u64>>,
     /// Sequences that are missing between records and that no LOSS record names yet.
     pub(crate) gaps: Vec<Gap>,
 }
@@ -135,18 +138,7 @@ impl Model {
                 Release::decode(body)?;
                 self.advance(stream, seq);
             }
-            Kind::Ack => {
-                if let Some(group) = self.groups.get_mut(&stream) {
-                    let ack = Ack::decode(body)?;
-                    if ack.reason == payload::reason::TOLD {
-                        group.lost = None;
-                        return Ok(());
-                    }
-                    for run in ack.runs {
-                        group.settle(run.first, u64::from(run.count));
-                    }
-                }
-            }
+            Kind::Ack => self.settle(stream, &Ack::decode(body)?),
             Kind::Retry => {
                 let retry = Retry::decode(body)?;
                 if let Some(group) = self.groups.get_mut(&stream) {
@@ -170,6 +162,25 @@ impl Model {
             | Kind::Watermark => {}
         }
         Ok(())
+    }
+
+    fn settle(&mut self, group: u32, ack: &Ack) {
+        for run in &ack.runs {
+            let (first, count) = (run.first, u64::from(run.count));
+            match ack.reason {
+                payload::reason::REMOVED => self.remove(group, first, count),
+                payload::reason::TOLD => {
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.lost = None;
+                    }
+                }
+                _ => {
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.settle(first, count);
+                    }
+                }
+            }
+        }
     }
 
     fn advance(&mut self, stream: u32, seq: u64) {
@@ -289,9 +300,20 @@ impl Model {
                     producer.lsn = *last_lsn;
                 }
             }
+            SnapItem::Removed {
+                group,
+                first,
+                count,
+            } => self.remove(*group, *first, *count),
             SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
             SnapItem::Counters { .. } => {}
         }
+    }
+
+    /// Dead letters of this group were purged.
+    fn remove(&mut self, group: u32, first: u64, count: u64) {
+        let ranges = self.removed.entry(group).or_default();
+        progress::add_range(ranges, first, first.saturating_add(count));
     }
 
     /// Damage took these sequences: every group of the topic that has not passed them is told.
@@ -392,18 +414,9 @@ impl Model {
             tx.set(at(P_LOST), first);
             tx.set(at(P_LOST_COUNT), count);
         }
-        if let Some(topic) = self.topics.get(&group.topic) {
-            let dead = name::dlq_name(&topic.name, &group.name);
-            if let Some((&stream, found)) = self.topics.iter().find(|(_, t)| t.name == dead) {
-                tx.set(at(P_DEAD_TOPIC), u64::from(stream) + 1);
-                tx.set(
-                    at(P_DEAD),
-                    group.dead.max(found.next.saturating_sub(found.first)),
-                );
-            }
-        }
         tx.set(at(P_CURSOR), group.cursor);
         tx.commit();
+        self.install_dead_letters(log, id, group)?;
         for (&from, &to) in &group.unsettled {
             let mut next = from;
             while next < to {
@@ -417,6 +430,51 @@ impl Model {
                 next = last + 1;
             }
         }
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Connects a group with its dead-letter stream: what was purged there, and how many are left.
+    fn install_dead_letters(&self, log: &Log, id: u32, group: &Group) -> Result<()> {
+        let ctl = &log.ctl;
+        let Some(topic) = self.topics.get(&group.topic) else {
+            return Ok(());
+        };
+        let name = name::dlq_name(&topic.name, &group.name);
+        let Some((&stream, found)) = self.topics.iter().find(|(_, t)| t.name == name) else {
+            return Ok(());
+        };
+        let mut first = found.first;
+        let mut kept: Vec<removed::Range> = Vec::new();
+        for (&from, &to) in self.removed.get(&id).into_iter().flatten() {
+            if from <= first {
+                first = first.max(to).min(found.next);
+            } else {
+                kept.push((from, to));
+            }
+        }
+        let at = |word| ctl.layout.group(id, word);
+        let mut tx = ctl.begin(ctl.patience())?;
+        tx.set(at(P_DEAD_TOPIC), u64::from(stream) + 1);
+        tx.set(ctl.layout.topic(stream, T_FIRST), first);
+        tx.commit();
+        for &run in &kept {
+            let mut tx = ctl.begin(ctl.patience())?;
+            removed::put(&mut tx, id, None, run)?;
+            tx.commit();
+        }
+        let mut dead = 0;
+        loop {
+            let some = log.candidates(stream, first, 512)?;
+            let Some(&(last, _)) = some.last() else { break };
+            let gone = |seq| kept.iter().any(|r| (r.0..r.1).contains(&seq));
+            dead += some.iter().filter(|(seq, _)| !gone(*seq)).count() as u64;
+            first = last + 1;
+        }
+        let mut tx = ctl.begin(ctl.patience())?;
+        tx.set(at(P_DEAD), dead);
+        tx.commit();
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! A slot is in exactly one list, by its state: FREE slots in the free list; READY ones in their
 //! group's queue; LEASED and WAITING ones in the timer wheel (a hashed wheel, Varghese & Lauck
-//! 1987, whose buckets are lists through the slots). Indexes read from shared memory are checked
-//! before use; one that cannot be means that the memory is damaged.
+//! 1987, whose buckets are lists through the slots). REMOVED ones hold no message and are in none.
+//! Indexes read from shared memory are checked before use; one that cannot be means that the memory
+//! is damaged.
 
 use crate::error::Result;
 use crate::shm::Tx;
@@ -26,6 +27,8 @@ pub(crate) enum State {
     Ready = 3,
     /// Reserved: waits behind a message with the same order key.
     Parked = 4,
+    /// No message: a run of dead letters that were purged (see [`super::removed`]).
+    Removed = 5,
 }
 
 /// The first word of a slot, taken apart.
@@ -52,6 +55,7 @@ impl Head {
             2 => State::Waiting,
             3 => State::Ready,
             4 => State::Parked,
+            5 => State::Removed,
             _ => return None,
         };
         Some(Self {
@@ -320,7 +324,7 @@ mod tests {
             state: State::Parked,
         };
         assert_eq!(Head::unpack(head.pack()), Some(head));
-        assert_eq!(Head::unpack(5), None);
+        assert_eq!(Head::unpack(6), None);
         for member in [None, Some((0, 7)), Some((1023, u32::MAX))] {
             let owner = Owner {
                 group: 1023,

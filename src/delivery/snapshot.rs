@@ -213,13 +213,22 @@ fn push_tables(
     true
 }
 
-/// The item of a slot that holds a message below its group's C0.
+/// The item of a slot that holds a message below its group's C0, or removed dead letters.
 fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &[u64]) -> Option<SnapItem> {
     let layout = &tx.ctl.layout;
     let word = |w| tx.get(layout.slot(slot, w));
     let head = super::slot::Head::unpack(word(S_HEAD))?;
     if head.state == State::Free {
         return None;
+    }
+    if head.state == State::Removed {
+        let (group, (first, end)) = super::removed::run_in(tx.ctl, slot)?;
+        let count = end.saturating_sub(first);
+        return (count > 0).then_some(SnapItem::Removed {
+            group,
+            first,
+            count,
+        });
     }
     let group = Owner::unpack(word(S_OWNER)).group;
     let seq = word(S_SEQ);

@@ -28,7 +28,7 @@ use crate::error::{Code, Error, Result};
 use crate::options::limits;
 
 /// Version of this layout. Another one is refused while members live and rebuilt otherwise.
-pub(crate) const LAYOUT_VERSION: u64 = 1;
+pub(crate) const LAYOUT_VERSION: u64 = 2;
 /// First word of `ctl`.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"keepqctl");
 
@@ -205,6 +205,8 @@ pub(crate) const P_LOST_COUNT: usize = 168;
 pub(crate) const P_HASH: usize = 176;
 pub(crate) const P_NAME_LEN: usize = 184;
 pub(crate) const P_NAME: usize = 192;
+/// Slots that hold runs of removed dead letters.
+pub(crate) const P_REMOVED: usize = 504;
 
 pub(crate) const PRODUCER_SIZE: usize = 192;
 pub(crate) const D_STATE: usize = 0;

@@ -76,6 +76,10 @@ breaks! {
     WakeLost = "wake_lost",
     /// What decides on reclaim is read from half a transaction that is rolled back.
     ReclaimOnHalfRead = "reclaim_on_half_read",
+    /// Purged dead letters are not noted in the log.
+    PurgeNotNoted = "purge_not_noted",
+    /// A purge of dead letters returns before it is durable.
+    PurgeNotFlushed = "purge_not_flushed",
     /// A segment is removed before the records that released it are durable.
     UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
     /// Recovery replays from the last piece of a snapshot.

@@ -41,6 +41,9 @@ pub(crate) mod reason {
     /// The group's consumers were told of a loss: its first sequence, and how many messages in all.
     /// There may be whole messages between, so it settles nothing.
     pub(crate) const TOLD: u8 = 5;
+    /// Dead letters were purged: the sequences are those of the group's dead-letter stream. It
+    /// settles nothing.
+    pub(crate) const REMOVED: u8 = 6;
 }
 
 /// ACK: sequences settled for the group in the header's `stream`.

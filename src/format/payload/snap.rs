@@ -16,6 +16,7 @@ const OUTSTANDING: u8 = 3;
 const PRODUCER: u8 = 4;
 const COUNTERS: u8 = 5;
 const OLDEST: u8 = 16;
+const REMOVED: u8 = 20;
 /// From this type on, a reader that does not know an item skips it.
 const SKIPPABLE_ITEM: u8 = 128;
 
@@ -87,6 +88,15 @@ pub(crate) enum SnapItem {
         next_topic_id: u32,
         /// The id the next group will get.
         next_group_id: u32,
+    },
+    /// Dead letters that were purged, above the first sequence of their stream.
+    Removed {
+        /// The group whose dead letters they were.
+        group: u32,
+        /// The first of their sequences in the group's dead-letter stream.
+        first: u64,
+        /// How many sequences.
+        count: u64,
     },
     /// Which segments are kept.
     Oldest {
@@ -164,6 +174,13 @@ impl SnapItem {
                 write_name(v, name);
                 PRODUCER
             }
+            other => other.write_small(v),
+        }
+    }
+
+    /// Those that are numbers only.
+    fn write_small(&self, v: &mut Writer<'_>) -> u8 {
+        match self {
             Self::Counters {
                 next_topic_id,
                 next_group_id,
@@ -171,10 +188,20 @@ impl SnapItem {
                 v.u32(*next_topic_id).u32(*next_group_id);
                 COUNTERS
             }
+            Self::Removed {
+                group,
+                first,
+                count,
+            } => {
+                v.u32(*group).zeros(4).u64(*first).u64(*count);
+                REMOVED
+            }
             Self::Oldest { number } => {
                 v.u32(*number);
                 OLDEST
             }
+            // All others are written by `write_value`.
+            _ => 0,
         }
     }
 
@@ -222,11 +249,26 @@ impl SnapItem {
                 next_group_id: r.u32()?,
             },
             OLDEST => Self::Oldest { number: r.u32()? },
+            REMOVED => Self::read_removed(&mut r)?,
             SKIPPABLE_ITEM.. => return Ok(None),
             _ => return Err(Bad::Kind),
         };
         r.end()?;
         Ok(Some(item))
+    }
+
+    fn read_removed(r: &mut Reader<'_>) -> Result<SnapItem, Bad> {
+        let group = r.u32()?;
+        r.zeros(4)?;
+        let (first, count) = (r.u64()?, r.u64()?);
+        if count == 0 || first.checked_add(count).is_none() {
+            return Err(Bad::Value);
+        }
+        Ok(Self::Removed {
+            group,
+            first,
+            count,
+        })
     }
 
     fn read_group(r: &mut Reader<'_>) -> Result<SnapItem, Bad> {

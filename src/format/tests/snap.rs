@@ -32,6 +32,11 @@ fn items() -> Vec<SnapItem> {
             lost: (7, 8),
         },
         SnapItem::Oldest { number: 9 },
+        SnapItem::Removed {
+            group: 1,
+            first: 2,
+            count: 3,
+        },
         SnapItem::Outstanding {
             group: 1,
             seq: 2,
@@ -66,7 +71,7 @@ fn a_piece_has_exactly_these_bytes() {
     .concat();
     let expected: &[&[u8]] = &[
         &[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
         ],
         &[5, 0, 8, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         &[1, 0, 27, 0, 1, 0, 0, 0, 2, 0, 0, 0],
@@ -77,6 +82,8 @@ fn a_piece_has_exactly_these_bytes() {
         &config,
         &[1, 0, b'g'],
         &[16, 0, 4, 0, 9, 0, 0, 0],
+        &[20, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 40, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
         &[
             2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
@@ -103,11 +110,26 @@ fn a_piece_is_read_whole_or_not_at_all() {
 #[test]
 fn only_marked_unknown_items_are_skipped() {
     let mut body = piece(&items());
-    body[12] = 7;
+    body[12] = 8;
     let unknown = |kind: u8| [&body[..], &[kind, 0, 3, 0, 1, 2, 3]].concat();
     assert_eq!(decode_items(&unknown(200)), Ok(items()));
     assert_eq!(decode_items(&unknown(99)), Err(Bad::Kind));
     assert_eq!(decode_items(&unknown(0)), Err(Bad::Kind));
+}
+
+#[test]
+fn a_run_of_removed_letters_has_an_end() {
+    let item = |first: u64, count: u64| {
+        let value = [&[0; 8][..], &first.to_le_bytes(), &count.to_le_bytes()].concat();
+        [&piece(&[])[..], &[20, 0, 24, 0], &value].concat()
+    };
+    let one = |mut body: Vec<u8>| {
+        body[12] = 1;
+        decode_items(&body)
+    };
+    assert!(one(item(u64::MAX - 1, 1)).is_ok());
+    assert_eq!(one(item(u64::MAX, 1)), Err(Bad::Value));
+    assert_eq!(one(item(1, 0)), Err(Bad::Value));
 }
 
 #[test]
@@ -167,7 +189,7 @@ fn the_longest_names_fit_the_smallest_piece() {
 
 prop_compose! {
     fn item()(
-        kind in 0..6,
+        kind in 0..7,
         name in "[a-z%.]{1,255}",
         (a, b, c) in any::<(u32, u32, u32)>(),
         (x, y, z) in any::<(u64, u64, u64)>(),
@@ -193,6 +215,9 @@ prop_compose! {
             },
             3 => SnapItem::Producer { name, epoch: a, last_seq_plus_1: x, last_lsn: y },
             4 => SnapItem::Oldest { number: c },
+            5 => SnapItem::Removed {
+                group: a, first: x >> 1, count: (y >> 1).max(1),
+            },
             _ => SnapItem::Counters { next_topic_id: a, next_group_id: b },
         }
     }

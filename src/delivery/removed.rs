@@ -1,0 +1,212 @@
+//! Dead letters that were purged: which sequences of a group's dead-letter stream are gone.
+//!
+//! What is purged from the beginning of the stream on moves the stream's first sequence; nothing
+//! else is kept of it. A dead letter purged from the middle is remembered as a *run* of removed
+//! sequences, in a slot of its own (state REMOVED: in no list, sequence = the run's first, key =
+//! its length). Adjacent runs become one, and a run that the first sequence reaches is forgotten.
+//!
+//! Each removal is an ACK with the reason *removed* in the same transaction. It names the whole run
+//! as it is then, merged with its neighbours, so that it stands alone: a snapshot that is being
+//! written may have missed the neighbours (see [`super::snapshot`]), and replay sees the run.
+
+use super::registry;
+use super::slot::{self, Head, Owner, State};
+use crate::commitlog::Log;
+use crate::commitlog::append::{Need, Purpose};
+use crate::error::{Code, Error, Result};
+use crate::format::payload::{Ack, Run, reason};
+use crate::format::record::{Draft, Kind, padded};
+use crate::shm::control::{
+    G_OUTSTANDING, G_SLOT_TOP, P_DEAD, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FIRST,
+    W_ROLLBACKS,
+};
+use crate::shm::{Ctl, Tx};
+
+/// Removed sequences: [first, end).
+pub(crate) type Range = (u64, u64);
+
+/// Most dead letters of one transaction: it may merge as many runs.
+pub(crate) const STEP: usize = 256;
+/// Runs of one record: each names up to 2^32 - 1 sequences.
+const RECORD_RUNS: usize = 16;
+/// Slots that are left for messages whatever is purged.
+const KEPT_BACK: u64 = 64;
+
+/// What to remove.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Removal<'a> {
+    pub(crate) group: u32,
+    /// Its dead-letter stream.
+    pub(crate) stream: u32,
+    /// These sequences: `seqs`, and what lies between where nothing is.
+    pub(crate) range: Range,
+    /// The dead letters in it, ascending.
+    pub(crate) seqs: &'a [u64],
+}
+
+/// Removes dead letters. Returns how many of them were still there, and the LSN that must be
+/// durable for it.
+pub(crate) fn remove(log: &Log, removal: &Removal<'_>, deadline: u64) -> Result<(u64, u64)> {
+    let most = padded(64 + RECORD_RUNS * 12);
+    let need = Need::new(most, 0, Purpose::Settle);
+    log.transact(need, deadline, |tx| remove_in(log, tx, removal))
+}
+
+fn remove_in(log: &Log, tx: &mut Tx<'_>, removal: &Removal<'_>) -> Result<(u64, u64)> {
+    let first_at = log.ctl.layout.topic(removal.stream, T_FIRST);
+    let first = tx.get(first_at);
+    let known = runs(tx.ctl, removal.group);
+    let gone = |seq: u64| seq < first || known.iter().any(|(_, r)| (r.0..r.1).contains(&seq));
+    let found = removal.seqs.iter().filter(|&&seq| !gone(seq)).count() as u64;
+    let (mut from, mut to) = removal.range;
+    if found == 0 || from >= to {
+        return Ok((0, 0));
+    }
+    let (mut merged, mut stale) = (Vec::new(), Vec::new());
+    for &(slot, (a, b)) in &known {
+        if b <= first {
+            // The stream was reclaimed past it.
+            stale.push(slot);
+        } else if a <= to && b >= from {
+            // Ascending and apart: one pass takes everything that touches.
+            merged.push(slot);
+            (from, to) = (from.min(a), to.max(b));
+        }
+    }
+    stale.truncate(STEP);
+    if !broken!(PurgeNotNoted) {
+        append(log, tx, removal.group, (from, to))?;
+    }
+    let end = tx.global(crate::shm::control::G_TAIL);
+    if from <= first {
+        tx.set(first_at, first.max(to));
+    } else {
+        put(tx, removal.group, merged.pop(), (from, to))?;
+    }
+    for slot in merged.into_iter().chain(stale) {
+        forget(tx, removal.group, slot)?;
+    }
+    slot::sub(tx, log.ctl.layout.group(removal.group, P_DEAD), found);
+    Ok((found, end))
+}
+
+fn append(log: &Log, tx: &mut Tx<'_>, group: u32, (from, to): Range) -> Result<()> {
+    let mut runs = Vec::new();
+    let mut first = from;
+    while first < to {
+        let count = u32::try_from(to - first).unwrap_or(u32::MAX);
+        runs.push(Run { first, count });
+        first += u64::from(count);
+    }
+    if runs.len() > RECORD_RUNS {
+        return Err(tx.ctl.damaged("a run of removed dead letters"));
+    }
+    let ack = Ack {
+        runs,
+        reason: reason::REMOVED,
+    };
+    let mut draft = Draft::new(Kind::Ack, 0, group, &[], &[&ack.encode()]);
+    log.append(tx, &mut draft.bytes, 0);
+    Ok(())
+}
+
+/// Enters a run, into a slot that it replaces or a new one.
+pub(crate) fn put(tx: &mut Tx<'_>, group: u32, slot: Option<u32>, run: Range) -> Result<()> {
+    let layout = tx.ctl.layout;
+    let slot = match slot {
+        Some(slot) => slot,
+        None => {
+            let slots = u64::from(layout.geometry.slots);
+            let free = slots.saturating_sub(tx.global(G_OUTSTANDING));
+            let fresh = if free > KEPT_BACK.min(slots / 8) {
+                slot::allocate(tx)?
+            } else {
+                None
+            };
+            let Some(slot) = fresh else {
+                return Err(Error::new(
+                    Code::LimitExceeded,
+                    "too many dead letters were purged one by one while those around them stay; \
+                     purge from the oldest on, or all",
+                ));
+            };
+            slot::add(tx, layout.group(group, P_REMOVED), 1);
+            slot
+        }
+    };
+    let head = slot::head(tx, slot)?;
+    slot::set_head(
+        tx,
+        slot,
+        Head {
+            attempts: 0,
+            crashes: 0,
+            state: State::Removed,
+            ..head
+        },
+    );
+    let member = None;
+    tx.set(layout.slot(slot, S_OWNER), Owner { group, member }.pack());
+    tx.set(layout.slot(slot, S_SEQ), run.0);
+    tx.set(layout.slot(slot, S_KEY), run.1 - run.0);
+    // It needs nothing of the log.
+    tx.set(layout.slot(slot, S_LSN), u64::MAX);
+    Ok(())
+}
+
+fn forget(tx: &mut Tx<'_>, group: u32, slot: u32) -> Result<()> {
+    let head = slot::head(tx, slot)?;
+    slot::free(tx, slot, head);
+    slot::sub(tx, tx.ctl.layout.group(group, P_REMOVED), 1);
+    Ok(())
+}
+
+/// The run in a slot, if it holds one.
+pub(crate) fn run_in(ctl: &Ctl, slot: u32) -> Option<(u32, Range)> {
+    let word = |w| ctl.load(ctl.layout.slot(slot, w));
+    let head = Head::unpack(word(S_HEAD))?;
+    let (first, count) = (word(S_SEQ), word(S_KEY));
+    (head.state == State::Removed).then(|| {
+        (
+            Owner::unpack(word(S_OWNER)).group,
+            (first, first.saturating_add(count)),
+        )
+    })
+}
+
+/// The runs of a group with their slots, ascending.
+fn runs(ctl: &Ctl, group: u32) -> Vec<(u32, Range)> {
+    if ctl.load(ctl.layout.group(group, P_REMOVED)) == 0 {
+        return Vec::new();
+    }
+    let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
+    let mut found: Vec<(u32, Range)> = (0..top)
+        .filter_map(|slot| match run_in(ctl, slot) {
+            Some((of, run)) if of == group => Some((slot, run)),
+            _ => None,
+        })
+        .collect();
+    found.sort_unstable_by_key(|(_, run)| *run);
+    found
+}
+
+/// The removed runs of a group above its stream's first sequence, ascending. Read without the lock:
+/// what is being purged just now may be among them or not.
+pub(crate) fn removed(ctl: &Ctl, group: u32) -> Result<Vec<Range>> {
+    loop {
+        let rollbacks = ctl.load(W_ROLLBACKS);
+        let found = runs(ctl, group).into_iter().map(|(_, run)| run).collect();
+        if rollbacks % 2 == 0 && ctl.load(W_ROLLBACKS) == rollbacks {
+            return Ok(found);
+        }
+        // Somebody rolls back: that ends, or he is dead and whoever takes the lock does it.
+        drop(ctl.begin(ctl.patience())?);
+    }
+}
+
+/// The dead-letter stream of a group, if it has one yet.
+pub(crate) fn stream_of(ctl: &Ctl, group: u32) -> Option<u32> {
+    let known = ctl.load(ctl.layout.group(group, crate::shm::control::P_DEAD_TOPIC));
+    let stream = u32::try_from(known).ok()?.checked_sub(1)?;
+    (stream < registry::topics(ctl)).then_some(stream)
+}
