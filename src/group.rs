@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
+use crate::configure::check_ranges;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
 use crate::delivery::registry::{self, GroupSettings, GroupWanted};
 use crate::delivery::{bury, fetch, settle};
@@ -106,7 +107,7 @@ impl GroupOptions {
     /// `InvalidName`, `InvalidArgument` for an option out of range, `NotFound`, `ConfigMismatch`.
     pub fn open(self) -> Result<Group> {
         check_user_name("group", &self.name)?;
-        self.check_ranges()?;
+        check_ranges(&self.settings, &self.name)?;
         let topic = if self.create && self.create_topic {
             self.store.topic(&self.topic)?
         } else {
@@ -133,43 +134,6 @@ impl GroupOptions {
                 reading: Mutex::new(Reading::default()),
             }),
         })
-    }
-
-    fn check_ranges(&self) -> Result<()> {
-        let out_of_range = |what: &str, range: &str| {
-            Err(Error::new(
-                Code::InvalidArgument,
-                format!("{what} of group {} must be {range}", self.name),
-            ))
-        };
-        let longest = u64::try_from(limits::LEASE.as_millis()).unwrap_or(u64::MAX);
-        if self
-            .settings
-            .lease_ms
-            .is_some_and(|ms| !(1..=longest).contains(&ms))
-        {
-            return out_of_range("the lease", "1 ms to 30 days");
-        }
-        if self
-            .settings
-            .max_attempts
-            .is_some_and(|n| !(1..=1000).contains(&n))
-        {
-            return out_of_range("max_attempts", "1 to 1000");
-        }
-        if let Some(b) = self.settings.backoff {
-            let fits = b.first <= limits::LEASE
-                && b.max <= limits::LEASE
-                && (1.0..=1000.0).contains(&b.factor)
-                && (0.0..=1.0).contains(&b.jitter);
-            if !fits {
-                return out_of_range(
-                    "the back-off",
-                    "first and max up to 30 days, factor 1 to 1000, jitter 0 to 1",
-                );
-            }
-        }
-        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ pub mod options;
 mod attempts;
 mod browse;
 mod commitlog;
+mod configure;
 mod dead_letters;
 mod delivery;
 mod doctor;
@@ -50,14 +51,15 @@ mod trace;
 mod verify;
 
 pub use browse::{Browse, Browsed, Content};
+pub use configure::Configure;
 pub use dead_letters::{BrowseDead, Burial, DeadLetter, DeadLetters};
 pub use doctor::{Check, doctor};
 pub use error::{Code, Error, Outcome, Result};
 pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
-    Backoff, Finding, Flush, GroupStats, MessageId, RecoveryReport, SendStatus, Sent, Start,
-    StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
+    Backoff, Finding, Flush, GroupConfig, GroupStats, MessageId, RecoveryReport, SendStatus, Sent,
+    Start, StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;

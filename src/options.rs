@@ -251,6 +251,9 @@ pub enum Start {
     Latest,
     /// The message with this sequence.
     Sequence(u64),
+    /// The first message in order that was sent at this time or later (milliseconds since 1970, by
+    /// its sender's clock). The messages before it are read to find it.
+    Time(u64),
 }
 
 /// How long a message waits after a failed attempt: `first * factor^(n-1)`, at most `max`, changed
@@ -276,6 +279,20 @@ impl Default for Backoff {
             jitter: 0.1,
         }
     }
+}
+
+/// The options of a group, as they are stored. From [`Group::config`](crate::Group::config).
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct GroupConfig {
+    /// How long a received message stays leased.
+    pub lease: Duration,
+    /// Deliveries until a message goes to the dead letters.
+    pub max_attempts: u32,
+    /// How long a message waits after a failed attempt.
+    pub backoff: Backoff,
+    /// Whether acks are on disk when they return.
+    pub ack_flush: Flush,
 }
 
 /// What opening the store found and did.

@@ -79,7 +79,8 @@ fn what_is_not_delivered_yet_is_not_shown_either() {
 fn every_message_is_found_by_its_id() {
     let world = SimWorld::new(SimOptions::default());
     let m = open(&world);
-    let topics = ["a", "b", "c"].map(|name| m.store.topic(name).unwrap());
+    let names = ["a", "b", "c"];
+    let topics = names.map(|name| m.store.topic(name).unwrap());
     let mut sent = Vec::new();
     for round in 0..20 {
         for (topic, at) in topics.iter().zip(0..) {
@@ -97,7 +98,10 @@ fn every_message_is_found_by_its_id() {
             let content = found.content.unwrap();
             assert_eq!((content.id(), id_of(content.body())), (*id, *n));
             assert_eq!(found.seq, (*n - 1) / 3);
-            assert_eq!(found.topic.as_ref(), ["a", "b", "c"][(*n as usize - 1) % 3]);
+            assert_eq!(
+                found.topic.as_ref(),
+                names[usize::try_from((*n - 1) % 3).unwrap()]
+            );
             assert_eq!(id.to_string().parse::<MessageId>().unwrap(), *id);
         }
         // Every other position is none.

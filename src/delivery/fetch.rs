@@ -62,6 +62,23 @@ pub(crate) fn fetch_release(
     release_of(log, lsn, &part)
 }
 
+/// When a message was sent, or a dead letter was given up.
+pub(crate) fn time_of(
+    log: &Log,
+    stream: u32,
+    seq: u64,
+    lsn: u64,
+    ahead: &mut ReadAhead,
+) -> Result<u64> {
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    if part.kind == Kind::Release {
+        return Ok(release_of(log, lsn, &part)?.dead_at_ms);
+    }
+    let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
+    Ok(meta.sent_at_ms)
+}
+
 fn release_of(log: &Log, lsn: u64, part: &Part<'_>) -> Result<Release> {
     let release = Release::decode(part.body).map_err(|bad| wrong(log, lsn, bad))?;
     if release.origin_lsn >= lsn {

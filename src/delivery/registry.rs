@@ -3,8 +3,10 @@
 //! Ids are indexes into the tables of shared memory and into the log's records; they are never
 //! given to another name. Creating one is a CONFIG (or PRODUCER) record in the same transaction.
 
+use super::fetch;
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
+use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Config, GroupConfig, ProducerOpen};
 use crate::format::record::{Draft, Kind};
@@ -207,24 +209,37 @@ pub(crate) const GROUP_SYNC_ACK: u64 = 1;
 impl GroupSettings {
     /// The stored form, with the defaults filled in.
     fn config(&self, slots: u32) -> GroupConfig {
-        let backoff = self.backoff.unwrap_or_default();
-        let thousandths = |x: f64| {
-            // Checked by the options: 1 to 1000 and 0 to 1.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let n = (x * 1000.0).round().clamp(0.0, 1_000_000.0) as u32;
-            n
-        };
-        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        GroupConfig {
-            lease_ms: self.lease_ms.unwrap_or(30_000),
-            max_attempts: self.max_attempts.unwrap_or(16),
+        let backoff = crate::options::Backoff::default();
+        self.over(GroupConfig {
+            lease_ms: 30_000,
+            max_attempts: 16,
             backoff_first_ms: ms(backoff.first),
             backoff_factor_milli: thousandths(backoff.factor),
             backoff_max_ms: ms(backoff.max),
             backoff_jitter_milli: thousandths(backoff.jitter),
-            flags: u32::from(self.sync_ack == Some(true)),
+            flags: 0,
             max_outstanding: slots / 2,
+        })
+    }
+
+    /// What is asked explicitly, and the rest as it is stored.
+    fn over(&self, mut stored: GroupConfig) -> GroupConfig {
+        if let Some(lease) = self.lease_ms {
+            stored.lease_ms = lease;
         }
+        if let Some(attempts) = self.max_attempts {
+            stored.max_attempts = attempts;
+        }
+        if let Some(backoff) = self.backoff {
+            stored.backoff_first_ms = ms(backoff.first);
+            stored.backoff_factor_milli = thousandths(backoff.factor);
+            stored.backoff_max_ms = ms(backoff.max);
+            stored.backoff_jitter_milli = thousandths(backoff.jitter);
+        }
+        if let Some(sync) = self.sync_ack {
+            stored.flags = stored.flags & !GroupConfig::SYNC_ACK | u32::from(sync);
+        }
+        stored
     }
 
     /// Compares what was asked explicitly with what is stored.
@@ -236,7 +251,10 @@ impl GroupSettings {
             }
             Err(Error::new(
                 Code::ConfigMismatch,
-                format!("{who} was made with {what} {stored}, not {asked}; leave it out or agree"),
+                format!(
+                    "{who} has {what} {stored}, not {asked}; leave it out, agree, or change it \
+                     with configure"
+                ),
             ))
         };
         if self.lease_ms.is_some() {
@@ -268,6 +286,65 @@ impl GroupSettings {
         }
         Ok(())
     }
+}
+
+fn ms(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn thousandths(x: f64) -> u32 {
+    // Checked by the options: 1 to 1000 and 0 to 1.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let n = (x * 1000.0).round().clamp(0.0, 1_000_000.0) as u32;
+    n
+}
+
+impl GroupConfig {
+    /// As users see it.
+    pub(crate) fn public(&self) -> crate::options::GroupConfig {
+        use crate::options::{Backoff, Flush};
+        let time = std::time::Duration::from_millis;
+        crate::options::GroupConfig {
+            lease: time(self.lease_ms),
+            max_attempts: self.max_attempts,
+            backoff: Backoff {
+                first: time(self.backoff_first_ms),
+                factor: f64::from(self.backoff_factor_milli) / 1000.0,
+                max: time(self.backoff_max_ms),
+                jitter: f64::from(self.backoff_jitter_milli) / 1000.0,
+            },
+            ack_flush: if self.flags & Self::SYNC_ACK == 0 {
+                Flush::Async
+            } else {
+                Flush::Sync
+            },
+        }
+    }
+}
+
+/// Changes the options of a group. Returns them, and the LSN that must be durable for it.
+pub(crate) fn configure_group(
+    log: &Log,
+    id: u32,
+    settings: &GroupSettings,
+    deadline: u64,
+) -> Result<(GroupConfig, u64)> {
+    let draft = |options| {
+        let config = Config::GroupConfigure { id, options };
+        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
+    };
+    let need = Need::new(
+        draft(GroupConfig::default()).bytes.len(),
+        0,
+        Purpose::Settle,
+    );
+    log.transact(need, deadline, |tx| {
+        let config = settings.over(group_config(tx.ctl, id));
+        let mut draft = draft(config);
+        let lsn = log.append(tx, &mut draft.bytes, 0);
+        set_config(tx, id, &config);
+        Ok((config, lsn + draft.bytes.len() as u64))
+    })
 }
 
 /// The stored configuration of a group.
@@ -313,6 +390,10 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         return Err(Error::new(Code::NotFound, format!("there is no {who}")));
     }
     let config = wanted.settings.config(slots);
+    let at_time = match wanted.settings.start {
+        crate::options::Start::Time(time) => Some(sent_from(log, wanted.topic, time)?),
+        _ => None,
+    };
     let draft = |id, start_seq| {
         let config = Config::GroupCreate {
             id,
@@ -326,6 +407,8 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
     let need = Need::new(draft(0, 0).bytes.len(), 0, Purpose::Send);
     log.transact(need, deadline, |tx| {
         if let Some(id) = find_group(ctl, wanted.topic, wanted.name) {
+            // Made by somebody else meanwhile.
+            wanted.settings.check(&group_config(ctl, id), slots, &who)?;
             return Ok(id);
         }
         let id = groups(ctl);
@@ -339,6 +422,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
             crate::options::Start::Earliest => first,
             crate::options::Start::Latest => next,
             crate::options::Start::Sequence(seq) => seq.clamp(first, next),
+            crate::options::Start::Time(_) => at_time.unwrap_or(next).clamp(first, next),
         };
         log.append(tx, &mut draft(id, start).bytes, 0);
         enter_group(tx, id, wanted.topic, wanted.name, &config, start);
@@ -363,6 +447,40 @@ pub(crate) fn enter_group(
     tx.set(at(P_CURSOR), cursor);
     tx.set(at(P_START), cursor);
     tx.set(at(P_GENERATION), 1);
+    set_config(tx, id, config);
+    let list = layout.topic(topic, T_GROUP);
+    tx.set(at(P_NEXT), tx.get(list));
+    tx.set(list, u64::from(id) + 1);
+    tx.set(at(P_STATE), 1);
+    tx.set_global(G_GROUPS, tx.global(G_GROUPS).max(u64::from(id) + 1));
+}
+
+/// The sequence of the first message of a topic that was sent at this time or later; where the
+/// topic ended, if there was none.
+fn sent_from(log: &Log, topic: u32, wanted: u64) -> Result<u64> {
+    let end = log.ctl.load(log.ctl.layout.topic(topic, T_NEXT));
+    let mut ahead = ReadAhead::default();
+    let mut from = 0;
+    loop {
+        let some = log.candidates(topic, from, 512)?;
+        let Some(&(last, _)) = some.last() else {
+            return Ok(end);
+        };
+        for (seq, lsn) in some {
+            match fetch::time_of(log, topic, seq, lsn, &mut ahead) {
+                Ok(sent) if sent >= wanted => return Ok(seq),
+                // When a damaged message was sent is not known.
+                Err(e) if e.code() != Code::Corrupt => return Err(e),
+                _ => {}
+            }
+        }
+        from = last + 1;
+    }
+}
+
+fn set_config(tx: &mut Tx<'_>, id: u32, config: &GroupConfig) {
+    let layout = tx.ctl.layout;
+    let at = |word| layout.group(id, word);
     tx.set(at(P_LEASE_MS), config.lease_ms);
     tx.set(at(P_MAX_ATTEMPTS), u64::from(config.max_attempts));
     tx.set(at(P_BACKOFF_FIRST), config.backoff_first_ms);
@@ -372,11 +490,6 @@ pub(crate) fn enter_group(
     tx.set(at(P_BACKOFF_MAX), config.backoff_max_ms);
     tx.set(at(P_FLAGS), u64::from(config.flags));
     tx.set(at(P_MAX_OUTSTANDING), u64::from(config.max_outstanding));
-    let list = layout.topic(topic, T_GROUP);
-    tx.set(at(P_NEXT), tx.get(list));
-    tx.set(list, u64::from(id) + 1);
-    tx.set(at(P_STATE), 1);
-    tx.set_global(G_GROUPS, tx.global(G_GROUPS).max(u64::from(id) + 1));
 }
 
 /// Opens a named producer: its next epoch, which fences older handles. Returns (id, epoch).

@@ -223,8 +223,13 @@ impl Model {
                     .entry(id)
                     .or_insert_with(|| Group::new(topic, name, options, start_seq, start_seq, 1));
             }
+            Config::GroupConfigure { id, options } => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.config = options;
+                }
+            }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
-            // Deletion, purge and changes are not written by this version.
+            // Deletion and purge are not written by this version.
             _ => {}
         }
     }

@@ -76,6 +76,8 @@ breaks! {
     WakeLost = "wake_lost",
     /// What decides on reclaim is read from half a transaction that is rolled back.
     ReclaimOnHalfRead = "reclaim_on_half_read",
+    /// A change of a group's options returns before it is durable.
+    ConfigureNotFlushed = "configure_not_flushed",
     /// Purged dead letters are not noted in the log.
     PurgeNotNoted = "purge_not_noted",
     /// A purge of dead letters returns before it is durable.

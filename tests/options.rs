@@ -1,0 +1,262 @@
+//! Options are stored when a group is made: a different one later is refused, `configure` changes
+//! them durably, and where a group begins is as it was asked.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "support/members.rs"]
+mod members;
+
+use std::time::Duration;
+
+use keepq::sim::{SimOptions, SimWorld};
+use keepq::{Backoff, Code, Flush, Group, GroupOptions, Start};
+use members::{Member, assert_whole, body, id_of, kill_at, open, open_with, options};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn backoff(first: u64) -> Backoff {
+    Backoff {
+        first: Duration::from_millis(first),
+        factor: 1.5,
+        max: Duration::from_secs(9),
+        jitter: 0.25,
+    }
+}
+
+/// A group with an explicit value for every option.
+fn made(m: &Member) -> Group {
+    let group = m.store.group("orders", "billing");
+    let group = group.lease(7 * SECOND).max_attempts(3).backoff(backoff(10));
+    group.ack_flush(Flush::Sync).open().unwrap()
+}
+
+#[test]
+fn each_option_that_differs_later_is_refused_with_both_values() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let config = made(&m).config().unwrap();
+    assert_eq!((config.lease, config.max_attempts), (7 * SECOND, 3));
+    assert_eq!(config.backoff, backoff(10));
+    assert_eq!(config.ack_flush, Flush::Sync);
+    m.leaves();
+    // The same is fine, and so is nothing; also when it is read back from the log.
+    for world in [world.power_cut_with(|_| 1), world] {
+        let m = open(&world);
+        assert_eq!(made(&m).config().unwrap(), config);
+        assert_eq!(m.group("orders", "billing").config().unwrap(), config);
+        type Ask = fn(GroupOptions) -> GroupOptions;
+        let others: [(Ask, &str, &str); 5] = [
+            (|g| g.lease(8 * SECOND), "7000 ms", "8000 ms"),
+            (|g| g.max_attempts(4), "3", "4"),
+            (|g| g.ack_flush(Flush::Async), "sync", "async"),
+            (|g| g.backoff(backoff(11)), "first=10ms", "first=11ms"),
+            (
+                |g| {
+                    g.backoff(Backoff {
+                        jitter: 0.5,
+                        ..backoff(10)
+                    })
+                },
+                "250",
+                "500",
+            ),
+        ];
+        for (ask, stored, asked) in others {
+            let refused = ask(m.store.group("orders", "billing")).open();
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), Code::ConfigMismatch);
+            let text = refused.to_string();
+            assert!(text.contains(stored) && text.contains(asked), "{text}");
+            assert!(
+                text.contains("billing") && text.contains("orders"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_group_that_somebody_else_makes_meanwhile_is_checked_too() {
+    // Whoever comes second finds the group only under the lock, or before it: either way it has
+    // the options it asked for, or an error.
+    for _ in 0..20 {
+        let world = SimWorld::new(SimOptions::default());
+        let m = open(&world);
+        m.store.topic("orders").unwrap();
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let open = |attempts| {
+                let group = m.store.group("orders", "billing").max_attempts(attempts);
+                scope.spawn(move || group.open().map(|g| (g.config().unwrap(), attempts)))
+            };
+            let threads = [open(3), open(4)];
+            threads.map(|t| t.join().unwrap()).into()
+        });
+        let (opened, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((opened.len(), refused.len()), (1, 1));
+        for group in opened {
+            let (config, asked) = group.unwrap();
+            assert_eq!(config.max_attempts, asked);
+        }
+        assert_eq!(
+            refused.into_iter().next().unwrap().unwrap_err().code(),
+            Code::ConfigMismatch
+        );
+    }
+}
+
+#[test]
+fn a_change_holds_for_every_handle_and_after_every_end() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open_with(&world, options().flush(Flush::Async));
+    let other = open(&world);
+    let group = made(&m);
+    let seen_by = other.group("orders", "billing");
+    let change = group.configure().max_attempts(2).ack_flush(Flush::Async);
+    let config = change.lease(2 * SECOND).apply().unwrap();
+    assert_eq!((config.lease, config.max_attempts), (2 * SECOND, 2));
+    assert_eq!(config.backoff, backoff(10), "what is not named stays");
+    assert_eq!(config.ack_flush, Flush::Async);
+    assert_eq!(seen_by.config().unwrap(), config);
+    // It is on disk now, whatever else is.
+    let cut = open(&world.power_cut_with(|_| 1));
+    assert_eq!(cut.group("orders", "billing").config().unwrap(), config);
+    // A snapshot knows it as well.
+    m.store.maintain().unwrap();
+    let config = group.configure().backoff(backoff(77)).apply().unwrap();
+    assert_eq!(config.backoff, backoff(77));
+    m.store.maintain().unwrap();
+    other.leaves();
+    m.leaves();
+    for world in [world.power_cut_with(|_| 1), world] {
+        let m = open(&world);
+        assert_eq!(m.group("orders", "billing").config().unwrap(), config);
+        assert_whole(&m.store, "opened");
+    }
+}
+
+#[test]
+fn a_change_is_what_deliveries_go_by() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let group = made(&m);
+    m.send("orders", 1, 40);
+    group
+        .configure()
+        .lease(SECOND)
+        .max_attempts(1)
+        .apply()
+        .unwrap();
+    let delivery = group.receive(Duration::ZERO).unwrap().unwrap();
+    world.advance(1_100);
+    m.store.look();
+    assert_eq!(delivery.ack().unwrap_err().code(), Code::LeaseLost);
+    world.advance(20_000);
+    assert!(group.receive(Duration::ZERO).unwrap().is_none());
+    assert_eq!(group.stats().unwrap().dead, 1);
+}
+
+#[test]
+fn a_change_out_of_range_changes_nothing() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let group = made(&m);
+    let before = group.config().unwrap();
+    let change = group.configure().max_attempts(0).lease(SECOND);
+    assert_eq!(change.apply().unwrap_err().code(), Code::InvalidArgument);
+    let change = group.configure().lease(Duration::ZERO);
+    assert_eq!(change.apply().unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(group.config().unwrap(), before);
+    assert_eq!(group.configure().apply().unwrap(), before);
+}
+
+#[test]
+fn a_change_that_is_killed_is_made_wholly_or_not_at_all() {
+    let base = SimWorld::new(SimOptions::default());
+    let m = open(&base);
+    let before = made(&m).config().unwrap();
+    m.leaves();
+    let act = |m: &mut Member| {
+        let group = m.group("orders", "billing");
+        let change = group.configure().lease(SECOND).max_attempts(9);
+        change.backoff(backoff(5)).apply().unwrap();
+    };
+    let mut k = 1;
+    loop {
+        let world = base.fork();
+        let living = open(&world);
+        let returned = kill_at(open(&world), k, &act);
+        let when = format!("killed at {k}");
+        living.store.flush(None).unwrap();
+        let judge = |m: &Member| {
+            assert_whole(&m.store, &when);
+            let config = m.group("orders", "billing").config().unwrap();
+            let changed = config.max_attempts == 9;
+            assert_eq!(config.lease == SECOND, changed, "{when}: {config:?}");
+            assert_eq!(config.backoff == backoff(5), changed, "{when}: {config:?}");
+            assert!(changed || config == before, "{when}: {config:?}");
+            assert!(changed || !returned, "{when}: {config:?}");
+            changed
+        };
+        let changed = judge(&living);
+        assert_eq!(
+            judge(&open(&world.power_cut_with(|_| 1))),
+            changed,
+            "{when}"
+        );
+        living.leaves();
+        assert_eq!(judge(&open(&world)), changed, "{when}");
+        if returned {
+            assert!(k > 3, "there are points to be killed at");
+            return;
+        }
+        k += 1;
+    }
+}
+
+/// The numbers that a new group gets, which begins there.
+fn starting(m: &Member, start: Start) -> Vec<u64> {
+    let name = format!("g{}", m.store.stats().unwrap().groups.len());
+    let group = m.store.group("orders", &name).start(start).open().unwrap();
+    let mut numbers = Vec::new();
+    loop {
+        let got = group.receive_batch(100, Duration::ZERO).unwrap();
+        if got.is_empty() {
+            break;
+        }
+        numbers.extend(got.iter().map(|d| id_of(d.body())));
+        assert!(group.ack_many(got).into_iter().all(|acked| acked.is_ok()));
+    }
+    numbers
+}
+
+#[test]
+fn a_group_begins_where_it_was_asked_to() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let topic = m.store.topic("orders").unwrap();
+    // A clock that is set back in the middle: 1000, 1001, .. 1004, 1000, 1001, .. 1004, 1005, ..
+    let at = |s: u64| s * 1000;
+    for number in 0..40 {
+        let second = if number < 5 { number } else { number - 5 };
+        world.set_realtime((1000 + second) * 1000);
+        let len = if number % 7 == 0 { 9000 } else { 40 };
+        topic.send(body(number, len)).unwrap();
+    }
+    let all: Vec<u64> = (0..40).collect();
+    assert_eq!(starting(&m, Start::Earliest), all);
+    assert_eq!(starting(&m, Start::Latest), [0; 0]);
+    assert_eq!(starting(&m, Start::Sequence(0)), all);
+    assert_eq!(starting(&m, Start::Sequence(17)), all[17..]);
+    assert_eq!(starting(&m, Start::Sequence(40)), [0; 0]);
+    assert_eq!(starting(&m, Start::Sequence(u64::MAX)), [0; 0]);
+    assert_eq!(starting(&m, Start::Time(at(0))), all);
+    assert_eq!(starting(&m, Start::Time(at(1000))), all);
+    // The first in order that is at or behind the time, though some behind it are before the time.
+    assert_eq!(starting(&m, Start::Time(at(1003))), all[3..]);
+    assert_eq!(starting(&m, Start::Time(at(1003) - 500)), all[3..]);
+    assert_eq!(starting(&m, Start::Time(at(1005))), all[10..]);
+    assert_eq!(starting(&m, Start::Time(at(1034))), all[39..]);
+    assert_eq!(starting(&m, Start::Time(at(1035))), [0; 0]);
+    // A group that is there stays where it is.
+    let again = m.store.group("orders", "g0").start(Start::Latest);
+    assert_eq!(again.open().unwrap().stats().unwrap().cursor, 40);
+}
