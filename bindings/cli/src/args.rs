@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Receive messages; each is acknowledged once its output is written
     Recv(RecvArgs),
+    /// Show the last messages of a topic, and with -f those that come; claims nothing
+    Tail(TailArgs),
+    /// Show the earliest messages of a topic, or the next new ones of a group; claims nothing
+    Peek(PeekArgs),
+    /// Show one message by its id; claims nothing
+    Get(GetArgs),
     /// Settle a delivery: done
     Ack(AckArgs),
     /// Settle a delivery: deliver it again
@@ -52,8 +58,10 @@ pub(crate) enum Command {
     Reject(RejectArgs),
     /// Move the end of a delivery's lease
     Extend(ExtendArgs),
+    /// Dead letters of a group
+    Dlq(DlqArgs),
     /// Counters of the store, its topics and groups
-    Stats(ListArgs),
+    Stats(StatsArgs),
     /// Topics of the store
     Topics(TopicsArgs),
     /// Consumer groups of the store
@@ -66,6 +74,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Kill senders and consumers at random moments and account for every message
     Demo(DemoArgs),
+    /// Print a script that completes commands and options in a shell
+    Completions(CompletionsArgs),
     #[command(hide = true, name = "demo-role")]
     DemoRole(DemoRoleArgs),
     #[command(hide = true, name = "bench-role")]
@@ -152,8 +162,136 @@ pub(crate) struct RecvArgs {
     /// Leave the messages leased: settle them with the receipts
     #[arg(long)]
     pub(crate) no_ack: bool,
+    /// Run this shell command for each message, its body on standard input, the rest in KEEPQ_*
+    /// variables; exit 0 acks, 75 retries, 65 rejects, anything else gives it back
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["no_ack", "output"])]
+    pub(crate) exec: Option<String>,
     #[arg(short, long, value_enum, default_value_t = RecvOutput::Jsonl)]
     pub(crate) output: RecvOutput,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TailArgs {
+    pub(crate) topic: String,
+    /// Begin with the last N messages
+    #[arg(short = 'n', value_name = "N", default_value_t = 10)]
+    pub(crate) number: u64,
+    /// Go on with those that come, until stopped
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    #[arg(short, long, value_enum, default_value_t = RecvOutput::Jsonl)]
+    pub(crate) output: RecvOutput,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PeekArgs {
+    pub(crate) topic: String,
+    /// Begin with the first message that this group has not looked at
+    #[arg(short, long)]
+    pub(crate) group: Option<String>,
+    /// Begin with this sequence
+    #[arg(long, value_name = "SEQ", conflicts_with = "group")]
+    pub(crate) from: Option<u64>,
+    /// Show at most N messages
+    #[arg(short = 'n', value_name = "N", default_value_t = 10)]
+    pub(crate) number: u64,
+    #[arg(short, long, value_enum, default_value_t = RecvOutput::Jsonl)]
+    pub(crate) output: RecvOutput,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GetArgs {
+    /// The message's id: 16 hexadecimal digits
+    pub(crate) id: String,
+    #[arg(short, long, value_enum, default_value_t = RecvOutput::Jsonl)]
+    pub(crate) output: RecvOutput,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DlqArgs {
+    #[command(subcommand)]
+    pub(crate) command: DlqCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqCommand {
+    /// List the dead letters, the earliest first
+    Ls(DlqLs),
+    /// Show one, by the message's id
+    Show(DlqOne),
+    /// Remove one for good, or without an id all that there are
+    Purge(DlqOne),
+}
+
+impl DlqCommand {
+    /// The topic and the group.
+    pub(crate) fn group(&self) -> (&str, &str) {
+        let place = match self {
+            Self::Ls(args) => &args.place,
+            Self::Show(args) | Self::Purge(args) => &args.place,
+        };
+        (&place.topic, &place.group)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DlqPlace {
+    pub(crate) topic: String,
+    /// The consumer group that gave them up
+    #[arg(short, long)]
+    pub(crate) group: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DlqLs {
+    #[command(flatten)]
+    pub(crate) place: DlqPlace,
+    /// List at most N
+    #[arg(short = 'n', value_name = "N")]
+    pub(crate) number: Option<u64>,
+    /// Begin with this number among the dead letters
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub(crate) from: u64,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DlqOne {
+    #[command(flatten)]
+    pub(crate) place: DlqPlace,
+    /// The message's id: 16 hexadecimal digits
+    pub(crate) id: Option<String>,
+    /// Its number among the dead letters (dead_seq), also where damage has taken the id
+    #[arg(long, conflicts_with = "id")]
+    pub(crate) seq: Option<u64>,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompletionsArgs {
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsOutput {
+    Table,
+    Json,
+    Jsonl,
+    /// For Prometheus: the text exposition format
+    Prom,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatsArgs {
+    /// Default: table on a terminal, else jsonl
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<StatsOutput>,
+    /// Print again after this long (default 2s), until stopped
+    #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
+          default_missing_value = "2s")]
+    pub(crate) watch: Option<Duration>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -209,6 +347,12 @@ pub(crate) struct TopicsArgs {
 pub(crate) enum TopicsCommand {
     /// List the topics
     Ls(ListArgs),
+    /// Show one topic
+    Info {
+        topic: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -222,6 +366,13 @@ pub(crate) enum GroupsCommand {
     /// List the groups, of one topic or of all
     Ls {
         topic: Option<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one group with its options
+    Info {
+        topic: String,
+        group: String,
         #[command(flatten)]
         list: ListArgs,
     },

@@ -13,8 +13,11 @@ mod args;
 mod bench;
 mod check;
 mod demo;
+mod dlq;
+mod exec;
 mod exit;
 mod lines;
+mod look;
 mod output;
 mod recv;
 mod send;
@@ -26,7 +29,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 
 use args::{Args, Command};
-use clap::Parser as _;
+use clap::{Args as _, CommandFactory as _, Parser as _};
 use exit::{Failure, USAGE};
 
 /// Runs the program with these arguments (the first is the program's name, as in
@@ -64,11 +67,28 @@ fn without_separator(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> 
     args
 }
 
+fn completions(shell: clap_complete::Shell) -> Result<i32, Failure> {
+    let mut script = Vec::new();
+    let whole = Args::command();
+    // What only this program itself calls is left out.
+    let shown = whole.get_subcommands().filter(|c| !c.is_hide_set());
+    let command = clap::Command::new("keepq").subcommands(shown.cloned());
+    let mut command = args::StorePlace::augment_args(command);
+    clap_complete::generate(shell, &mut command, "keepq", &mut script);
+    output::print(&String::from_utf8_lossy(&script))?;
+    Ok(exit::OK)
+}
+
 fn dispatch(args: Args) -> Result<i32, Failure> {
     let place = args.store;
     match args.command {
         Command::Send(a) => send::run(&place.path()?, a),
         Command::Recv(a) => recv::run(&place.path()?, &a),
+        Command::Tail(a) => look::tail(&place.path()?, &a),
+        Command::Peek(a) => look::peek(&place.path()?, &a),
+        Command::Get(a) => look::get(&place.path()?, &a),
+        Command::Dlq(a) => dlq::run(&place.path()?, &a),
+        Command::Completions(a) => completions(a.shell),
         Command::Ack(a) => settle::ack(&place.path()?, &a),
         Command::Nack(a) => settle::nack(&place.path()?, &a),
         Command::Reject(a) => settle::reject(&place.path()?, &a),

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keepq::{Delivery, Sent};
+use keepq::{Browsed, Content, DeadLetter, Delivery, MessageId, Sent};
 use serde_json::Value;
 
 use crate::args::ListOutput;
@@ -61,7 +61,7 @@ fn optional_string(out: &mut Vec<u8>, text: Option<&str>) {
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC; null where no calendar reaches.
-fn time(out: &mut Vec<u8>, ms: u64) {
+pub(crate) fn time(out: &mut Vec<u8>, ms: u64) {
     let stamp = i64::try_from(ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -73,14 +73,123 @@ fn time(out: &mut Vec<u8>, ms: u64) {
     }
 }
 
-/// Appends a message as one JSON object, without a newline.
+/// What every message has, however it came here.
+pub(crate) trait Parts {
+    fn id(&self) -> MessageId;
+    fn body(&self) -> &[u8];
+    fn key(&self) -> Option<&str>;
+    fn tag(&self) -> Option<&str>;
+    fn header_list(&self) -> Vec<(&str, &[u8])>;
+    fn producer(&self) -> Option<(&str, u64)>;
+}
+
+macro_rules! parts {
+    ($($of:ty),*) => { $(
+        impl Parts for $of {
+            fn id(&self) -> MessageId {
+                <$of>::id(self)
+            }
+            fn body(&self) -> &[u8] {
+                <$of>::body(self)
+            }
+            fn key(&self) -> Option<&str> {
+                <$of>::key(self)
+            }
+            fn tag(&self) -> Option<&str> {
+                <$of>::tag(self)
+            }
+            fn header_list(&self) -> Vec<(&str, &[u8])> {
+                self.headers().collect()
+            }
+            fn producer(&self) -> Option<(&str, u64)> {
+                <$of>::producer(self)
+            }
+        }
+    )* };
+}
+
+parts!(Delivery, Content);
+
+/// Appends a delivery as one JSON object, without a newline.
 pub(crate) fn message_json(out: &mut Vec<u8>, m: &Delivery) {
     out.push(b'{');
-    let _ = write!(out, "\"id\":\"{}\"", m.id());
+    head_fields(out, (m.topic(), m.seq()), m);
+    field(out, "attempt");
+    number(out, u64::from(m.attempt()));
+    field(out, "sent_at");
+    time(out, m.sent_at_ms());
+    field(out, "receipt");
+    string(out, &m.receipt().to_string());
+    body_field(out, m.body());
+    out.push(b'}');
+}
+
+/// Appends a message that was only looked at, as one JSON object without a newline.
+pub(crate) fn browsed_json(out: &mut Vec<u8>, m: &Browsed) {
+    out.push(b'{');
+    match &m.content {
+        Ok(content) => {
+            head_fields(out, (&m.topic, m.seq), content);
+            field(out, "sent_at");
+            time(out, content.sent_at_ms());
+            body_field(out, content.body());
+        }
+        Err(damage) => {
+            field(out, "topic");
+            string(out, &m.topic);
+            field(out, "seq");
+            number(out, m.seq);
+            field(out, "damage");
+            string(out, &damage.to_string());
+        }
+    }
+    out.push(b'}');
+}
+
+/// Appends a dead letter as one JSON object, without a newline. What is damaged is left out, and
+/// said.
+pub(crate) fn dead_json(out: &mut Vec<u8>, letter: &DeadLetter) {
+    out.push(b'{');
+    if let (Ok(burial), Ok(content)) = (&letter.burial, &letter.content) {
+        head_fields(out, (&burial.topic, burial.topic_seq), content);
+        field(out, "sent_at");
+        time(out, content.sent_at_ms());
+    } else if let Ok(burial) = &letter.burial {
+        field(out, "topic");
+        string(out, &burial.topic);
+        field(out, "seq");
+        number(out, burial.topic_seq);
+    }
+    field(out, "dead_seq");
+    number(out, letter.seq);
+    if let Ok(burial) = &letter.burial {
+        field(out, "attempts");
+        number(out, u64::from(burial.attempts));
+        field(out, "rejected");
+        let _ = write!(out, "{}", burial.rejected);
+        field(out, "reason");
+        string(out, &burial.reason);
+        field(out, "dead_at");
+        time(out, burial.dead_at_ms);
+    }
+    match &letter.content {
+        Ok(content) => body_field(out, content.body()),
+        Err(damage) => {
+            field(out, "damage");
+            string(out, &damage.to_string());
+        }
+    }
+    out.push(b'}');
+}
+
+/// Identity, place and labels: the first fields of every message.
+fn head_fields(out: &mut Vec<u8>, (topic, seq): (&str, u64), m: &impl Parts) {
+    field(out, "id");
+    string(out, &m.id().to_string());
     field(out, "topic");
-    string(out, m.topic());
+    string(out, topic);
     field(out, "seq");
-    number(out, m.seq());
+    number(out, seq);
     let producer = m.producer();
     field(out, "producer");
     optional_string(out, producer.map(|p| p.0));
@@ -95,29 +204,25 @@ pub(crate) fn message_json(out: &mut Vec<u8>, m: &Delivery) {
     optional_string(out, m.tag());
     field(out, "headers");
     headers(out, m);
-    field(out, "attempt");
-    number(out, u64::from(m.attempt()));
-    field(out, "sent_at");
-    time(out, m.sent_at_ms());
-    field(out, "receipt");
-    string(out, &m.receipt().to_string());
-    match std::str::from_utf8(m.body()) {
+}
+
+fn body_field(out: &mut Vec<u8>, body: &[u8]) {
+    match std::str::from_utf8(body) {
         Ok(text) => {
             field(out, "body");
             string(out, text);
         }
         Err(_) => {
             field(out, "body_base64");
-            string(out, &BASE64.encode(m.body()));
+            string(out, &BASE64.encode(body));
         }
     }
-    out.push(b'}');
 }
 
 /// Headers as an object; a value that is not UTF-8 is `{"base64": ..}`.
-fn headers(out: &mut Vec<u8>, m: &Delivery) {
+pub(crate) fn headers(out: &mut Vec<u8>, m: &impl Parts) {
     out.push(b'{');
-    for (name, value) in m.headers() {
+    for (name, value) in m.header_list() {
         field(out, name);
         match std::str::from_utf8(value) {
             Ok(text) => string(out, text),
@@ -131,18 +236,24 @@ fn headers(out: &mut Vec<u8>, m: &Delivery) {
     out.push(b'}');
 }
 
-/// One row for people: sequence, attempt, key, tag and the beginning of the body.
-pub(crate) fn message_row(out: &mut Vec<u8>, m: &Delivery) {
+/// One row for people: a number, how often it was delivered, key, tag and the beginning of the
+/// body.
+pub(crate) fn message_row(out: &mut Vec<u8>, seq: u64, attempt: Option<u32>, m: &impl Parts) {
     let body = String::from_utf8_lossy(&m.body()[..m.body().len().min(256)]);
     let body: String = body.chars().take(60).map(printable).collect();
-    let key: String = m.key().unwrap_or("-").chars().map(printable).collect();
-    let tag: String = m.tag().unwrap_or("-").chars().map(printable).collect();
-    let _ = writeln!(
-        out,
-        "{:>10} {:>3} {key:<16} {tag:<12} {body}",
-        m.seq(),
-        m.attempt()
-    );
+    let text = |text: Option<&str>| -> String {
+        let text = text.unwrap_or("-");
+        text.chars().map(printable).collect()
+    };
+    let (key, tag) = (text(m.key()), text(m.tag()));
+    let attempt = attempt.map_or_else(|| "-".to_string(), |n| n.to_string());
+    let _ = writeln!(out, "{seq:>10} {attempt:>3} {key:<16} {tag:<12} {body}");
+}
+
+/// A row for what damage has taken.
+pub(crate) fn damage_row(out: &mut Vec<u8>, seq: u64, damage: &keepq::Error) {
+    let text: String = damage.to_string().chars().map(printable).collect();
+    let _ = writeln!(out, "{seq:>10}   - damaged: {text}");
 }
 
 pub(crate) const MESSAGE_HEAD: &str = "       seq try key              tag          body\n";
@@ -193,6 +304,32 @@ pub(crate) fn format_rows(form: ListOutput, rows: &[Value]) -> String {
         ListOutput::Jsonl => rows.iter().map(|row| format!("{row}\n")).collect(),
         ListOutput::Table => table(rows),
     }
+}
+
+/// One object for people: a line for each of its fields.
+pub(crate) fn fields(object: &Value) -> String {
+    let Value::Object(object) = object else {
+        return String::new();
+    };
+    let widest = object.keys().map(String::len).max().unwrap_or(0);
+    let line = |(name, value): (&String, &Value)| {
+        let text = match value {
+            Value::String(text) => text.chars().map(printable).collect(),
+            Value::Null => "-".to_string(),
+            other => other.to_string(),
+        };
+        format!("{name:widest$}  {text}\n")
+    };
+    object.iter().map(line).collect()
+}
+
+/// Prints one object in the form asked for.
+pub(crate) fn print_object(asked: Option<ListOutput>, object: &Value) -> Result<(), Failure> {
+    print(&match chosen(asked) {
+        ListOutput::Table => fields(object),
+        ListOutput::Json => format!("{object:#}\n"),
+        ListOutput::Jsonl => format!("{object}\n"),
+    })
 }
 
 /// A table whose columns are the fields of the first row.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use keepq::{Code, Delivery, Group, Store};
 
 use crate::args::{RecvArgs, RecvOutput};
+use crate::exec::Exec;
 use crate::exit::{EMPTY, FAILED, Failure, INTERRUPTED, OK};
 use crate::output;
 use crate::stop::{SLICE, Stop};
@@ -27,7 +28,17 @@ pub(crate) fn run(path: &Path, args: &RecvArgs) -> Result<i32, Failure> {
         .group(&args.topic, &args.group)
         .create_topic(false)
         .open()?;
+    let exec = match &args.exec {
+        None => None,
+        Some(command) => Some(Exec {
+            command,
+            store: path,
+            group: &args.group,
+            lease: group.config()?.lease,
+        }),
+    };
     let mut receiver = Receiver {
+        exec,
         group: &group,
         args,
         out: output::raw_stdout()?,
@@ -60,6 +71,7 @@ pub(crate) fn run(path: &Path, args: &RecvArgs) -> Result<i32, Failure> {
 }
 
 struct Receiver<'a> {
+    exec: Option<Exec<'a>>,
     group: &'a Group,
     args: &'a RecvArgs,
     out: File,
@@ -83,7 +95,11 @@ impl Receiver<'_> {
                 }
                 continue;
             }
-            self.hand_on(messages)?;
+            if self.exec.is_some() {
+                self.run_command(&messages)?;
+            } else {
+                self.hand_on(messages)?;
+            }
             idle_since = Instant::now();
         }
         self.finish()
@@ -91,6 +107,18 @@ impl Receiver<'_> {
 
     fn idle_for(&self, since: Instant) -> bool {
         self.args.wait.is_some_and(|wait| since.elapsed() >= wait)
+    }
+
+    /// Runs the command for each message. What is left when it cannot be run is dropped, and so put
+    /// back.
+    fn run_command(&mut self, messages: &[Delivery]) -> Result<(), Failure> {
+        for message in messages {
+            let Some(exec) = &self.exec else { break };
+            let settled = exec.run(message)?;
+            self.lost_leases += u64::from(!settled);
+            self.delivered += 1;
+        }
+        Ok(())
     }
 
     /// How many more messages to claim now.
@@ -154,7 +182,7 @@ impl Receiver<'_> {
 
     /// Closes a JSON array.
     fn finish(&mut self) -> Result<(), Failure> {
-        if self.args.output == RecvOutput::Json {
+        if self.args.output == RecvOutput::Json && self.exec.is_none() {
             let end = if self.delivered == 0 { "[]\n" } else { "\n]\n" };
             self.out
                 .write_all(end.as_bytes())
@@ -182,7 +210,7 @@ fn format(text: &mut Vec<u8>, form: RecvOutput, message: &Delivery, first: bool)
             if first {
                 text.extend_from_slice(output::MESSAGE_HEAD.as_bytes());
             }
-            output::message_row(text, message);
+            output::message_row(text, message.seq(), Some(message.attempt()), message);
         }
     }
 }

@@ -1,27 +1,70 @@
-//! `keepq stats`, `topics ls`, `groups ls`.
+//! `keepq stats`, `topics` and `groups`.
 
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use keepq::{GroupStats, Store, StoreStats, TopicStats};
+use keepq::{Flush, GroupStats, StoreStats, TopicStats};
 use serde_json::{Value, json};
 
-use crate::args::{GroupsArgs, GroupsCommand, ListArgs, ListOutput, TopicsArgs, TopicsCommand};
-use crate::exit::{Failure, NOT_FOUND, OK};
+use crate::args::{
+    GroupsArgs, GroupsCommand, ListArgs, ListOutput, StatsArgs, StatsOutput, TopicsArgs,
+    TopicsCommand,
+};
+use crate::exit::{Failure, INTERRUPTED, NOT_FOUND, OK};
+use crate::look::open;
 use crate::output;
+use crate::stop::{SLICE, Stop};
 
 fn counters(path: &Path) -> Result<StoreStats, Failure> {
-    let store = Store::options().create(false).open(path)?;
+    let store = open(path)?;
     let stats = store.stats()?;
     store.close()?;
     Ok(stats)
 }
 
-pub(crate) fn stats(path: &Path, args: &ListArgs) -> Result<i32, Failure> {
-    let stats = counters(path)?;
-    let store = store_row(&stats);
+pub(crate) fn stats(path: &Path, args: &StatsArgs) -> Result<i32, Failure> {
+    let Some(every) = args.watch else {
+        output::print(&stats_text(&counters(path)?, args.output))?;
+        return Ok(OK);
+    };
+    let stop = Stop::install()?;
+    let store = open(path)?;
+    while !stop.asked() {
+        let text = stats_text(&store.stats()?, args.output);
+        let on_terminal = std::io::stdout().is_terminal();
+        let clear = if on_terminal { "\x1b[H\x1b[2J" } else { "" };
+        output::print(&format!("{clear}{text}"))?;
+        wait(every, &stop);
+    }
+    store.close()?;
+    Ok(if stop.interrupted() { INTERRUPTED } else { OK })
+}
+
+fn wait(time: Duration, stop: &Stop) {
+    let begin = Instant::now();
+    while !stop.asked() {
+        let left = time.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        std::thread::sleep(left.min(SLICE));
+    }
+}
+
+fn stats_text(stats: &StoreStats, asked: Option<StatsOutput>) -> String {
+    let store = store_row(stats);
     let topics: Vec<_> = stats.topics.iter().map(topic_row).collect();
     let groups: Vec<_> = stats.groups.iter().map(group_row).collect();
-    let text = match output::chosen(args.output) {
+    let form = match asked {
+        Some(StatsOutput::Prom) => return prometheus(stats),
+        Some(StatsOutput::Table) => ListOutput::Table,
+        Some(StatsOutput::Json) => ListOutput::Json,
+        Some(StatsOutput::Jsonl) => ListOutput::Jsonl,
+        None => output::chosen(None),
+    };
+    match form {
         ListOutput::Json => {
             let mut all = store;
             all["topics"] = topics.into();
@@ -43,9 +86,45 @@ pub(crate) fn stats(path: &Path, args: &ListArgs) -> Result<i32, Failure> {
             }
             text
         }
-    };
-    output::print(&text)?;
-    Ok(OK)
+    }
+}
+
+/// The text exposition format of Prometheus: every number of the other forms as a metric.
+fn prometheus(stats: &StoreStats) -> String {
+    /// Numbers that only rise while the store lives.
+    const COUNTERS: [&str; 3] = ["tail", "durable", "flushes"];
+    let mut text = String::new();
+    let families = [
+        ("store", vec![(String::new(), store_row(stats))]),
+        ("topic", {
+            let topics = stats.topics.iter();
+            let labels = |t: &TopicStats| format!("{{topic=\"{}\"}}", t.name);
+            topics.map(|t| (labels(t), topic_row(t))).collect()
+        }),
+        ("group", {
+            let groups = stats.groups.iter();
+            let labels = |g: &GroupStats| format!("{{topic=\"{}\",group=\"{}\"}}", g.topic, g.name);
+            groups.map(|g| (labels(g), group_row(g))).collect()
+        }),
+    ];
+    for (family, rows) in families {
+        let Some((_, Value::Object(first))) = rows.first() else {
+            continue;
+        };
+        for name in first.iter().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
+            let (kind, end) = if COUNTERS.contains(&name.as_str()) {
+                ("counter", "_total")
+            } else {
+                ("gauge", "")
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE keepq_{family}_{name}{end} {kind}");
+            for (labels, row) in &rows {
+                let _ = writeln!(text, "keepq_{family}_{name}{end}{labels} {}", row[name]);
+            }
+        }
+    }
+    text
 }
 
 /// The row with a field `type` in front, so that lines of different kinds can be told apart.
@@ -57,28 +136,70 @@ fn with_type(kind: &str, row: Value) -> Value {
     typed
 }
 
+fn no_topic(name: &str) -> Failure {
+    Failure::new(NOT_FOUND, format!("there is no topic {name:?}"))
+}
+
 pub(crate) fn topics(path: &Path, args: &TopicsArgs) -> Result<i32, Failure> {
-    let TopicsCommand::Ls(list) = &args.command;
-    let rows: Vec<_> = counters(path)?.topics.iter().map(topic_row).collect();
-    output::print_rows(list.output, &rows)?;
+    match &args.command {
+        TopicsCommand::Ls(list) => {
+            let rows: Vec<_> = counters(path)?.topics.iter().map(topic_row).collect();
+            output::print_rows(list.output, &rows)?;
+        }
+        TopicsCommand::Info { topic, list } => {
+            let stats = counters(path)?;
+            let found = stats.topics.iter().find(|t| &t.name == topic);
+            let mut row = topic_row(found.ok_or_else(|| no_topic(topic))?);
+            let groups = stats.groups.iter().filter(|g| &g.topic == topic);
+            row["groups"] = groups.map(|g| g.name.clone()).collect();
+            output::print_object(list.output, &row)?;
+        }
+    }
     Ok(OK)
 }
 
 pub(crate) fn groups(path: &Path, args: &GroupsArgs) -> Result<i32, Failure> {
-    let GroupsCommand::Ls { topic, list } = &args.command;
+    match &args.command {
+        GroupsCommand::Ls { topic, list } => groups_ls(path, topic.as_deref(), list)?,
+        GroupsCommand::Info { topic, group, list } => {
+            let store = open(path)?;
+            let group = store.group(topic, group).create(false).open()?;
+            let (stats, config) = (group.stats()?, group.config()?);
+            store.close()?;
+            let mut row = group_row(&stats);
+            row["lease"] = seconds(config.lease);
+            row["max_attempts"] = config.max_attempts.into();
+            row["ack_flush"] = match config.ack_flush {
+                Flush::Async => "async",
+                _ => "sync",
+            }
+            .into();
+            row["backoff"] = json!({
+                "first": seconds(config.backoff.first),
+                "factor": config.backoff.factor,
+                "max": seconds(config.backoff.max),
+                "jitter": config.backoff.jitter,
+            });
+            output::print_object(list.output, &row)?;
+        }
+    }
+    Ok(OK)
+}
+
+fn seconds(time: Duration) -> Value {
+    json!(time.as_secs_f64())
+}
+
+fn groups_ls(path: &Path, topic: Option<&str>, list: &ListArgs) -> Result<(), Failure> {
     let stats = counters(path)?;
     if let Some(name) = topic
-        && !stats.topics.iter().any(|t| &t.name == name)
+        && !stats.topics.iter().any(|t| t.name == name)
     {
-        return Err(Failure::new(
-            NOT_FOUND,
-            format!("there is no topic {name:?}"),
-        ));
+        return Err(no_topic(name));
     }
-    let wanted = |g: &&GroupStats| topic.as_ref().is_none_or(|name| &g.topic == name);
+    let wanted = |g: &&GroupStats| topic.is_none_or(|name| g.topic == name);
     let rows: Vec<_> = stats.groups.iter().filter(wanted).map(group_row).collect();
-    output::print_rows(list.output, &rows)?;
-    Ok(OK)
+    output::print_rows(list.output, &rows)
 }
 
 fn store_row(s: &StoreStats) -> Value {
