@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use crate::handed::Delivery;
 use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
 use crate::options::{Backoff, Flush, GroupStats, Start, limits};
+use crate::ready::Watch;
 use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_READY, P_WAITING, T_NEXT};
 use crate::shm::wake;
 use crate::store::Store;
@@ -132,6 +134,8 @@ impl GroupOptions {
                 topic: self.topic,
                 name: self.name,
                 reading: Mutex::new(Reading::default()),
+                watch: Mutex::new(None),
+                watched: AtomicBool::new(false),
             }),
         })
     }
@@ -157,11 +161,23 @@ pub struct Group {
 
 pub(crate) struct Shared {
     pub(crate) inner: Arc<Opened>,
-    topic_id: u32,
+    pub(crate) topic_id: u32,
     pub(crate) id: u32,
     pub(crate) topic: String,
     pub(crate) name: String,
     reading: Mutex<Reading>,
+    /// Who tells event loops and futures of messages, once somebody asked for it.
+    pub(crate) watch: Mutex<Option<Arc<Watch>>>,
+    /// Whether there is a watch.
+    pub(crate) watched: AtomicBool,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.get_mut() {
+            watch.stop();
+        }
+    }
 }
 
 /// What this handle has looked up and read ahead.
@@ -188,6 +204,10 @@ impl Group {
     /// The open store, and the group's id.
     pub(crate) fn place(&self) -> (&Arc<Opened>, u32) {
         (&self.shared.inner, self.shared.id)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The topic's name.
@@ -243,16 +263,21 @@ impl Group {
         let interrupts = inner.interrupts();
         let mut deadline = None;
         loop {
-            {
+            let got = {
                 let _call = inner.enter()?;
                 Keeper::start(inner);
                 let got = self.shared.claim(max, lease)?;
                 if !got.is_empty() {
                     self.shared.pass_on();
                 }
-                if !got.is_empty() || timeout.is_zero() {
-                    return Ok(self.deliveries(got, lease));
-                }
+                self.hand_out(got, lease)
+            };
+            if !got.is_empty() {
+                return Ok(got);
+            }
+            self.shared.found_nothing();
+            if timeout.is_zero() {
+                return Ok(got);
             }
             // The clock is read only when there is something to wait for.
             let deadline = *deadline.get_or_insert_with(|| inner.deadline(Some(timeout)));
@@ -270,7 +295,7 @@ impl Group {
         }
     }
 
-    fn deliveries(&self, got: Vec<(Claim, fetch::Fetched)>, lease: Lease) -> Vec<Delivery> {
+    fn hand_out(&self, got: Vec<(Claim, fetch::Fetched)>, lease: Lease) -> Vec<Delivery> {
         got.into_iter()
             .map(|(claim, fetched)| {
                 let keep = lease == Lease::Detached;

@@ -35,8 +35,11 @@ mod keeper;
 mod open;
 mod pending;
 mod producer;
+mod ready;
 mod rebuild;
 mod receipt;
+#[cfg(feature = "async")]
+mod receive_async;
 mod send_async;
 mod shm;
 #[cfg(feature = "sim")]
@@ -63,7 +66,10 @@ pub use options::{
 };
 pub use pending::Pending;
 pub use producer::Producer;
+pub use ready::Readiness;
 pub use receipt::Receipt;
+#[cfg(feature = "async")]
+pub use receive_async::{Deliveries, Receive};
 pub use store::Store;
 pub use topic::{Message, OutMessage, Topic};
 pub use verify::verify;

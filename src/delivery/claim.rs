@@ -52,10 +52,11 @@ const GUARANTEED: u64 = 16;
 /// Whether a claim could find something now, as read without the lock: a hint.
 pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
     let ctl = &log.ctl;
-    if ctl.load(ctl.layout.group(group, P_READY)) > 0 {
+    let group_word = |word| ctl.load(ctl.layout.group(group, word));
+    if group_word(P_READY) > 0 || group_word(P_LOST_COUNT) > 0 {
         return true;
     }
-    let cursor = ctl.load(ctl.layout.group(group, P_CURSOR));
+    let cursor = group_word(P_CURSOR);
     if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) {
         return false;
     }

@@ -11,6 +11,7 @@
 mod arena;
 mod at;
 mod checks;
+mod event;
 mod files;
 mod fork;
 mod lock_file;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) use arena::Arena;
 pub(crate) use checks::{check_filesystem, describe_filesystem};
+pub(crate) use event::Event;
 pub(crate) use files::{Dir, Handle};
 #[cfg(feature = "sim")]
 pub(crate) use lock_file::LOCK_LEN;
