@@ -13,21 +13,24 @@ const FUNCTION_LINES: usize = 70;
 const COLUMNS: usize = 100;
 
 /// Where unsafe code may be. Every block has a SAFETY sentence, which is a lint.
-const UNSAFE_PLACES: [&str; 4] = [
+const UNSAFE_PLACES: [&str; 6] = [
     "src/sys/",
     "src/shm/",
     "bindings/c/src/",
     "bindings/cli/src/bench/shared_word.rs",
+    "benches/peers/src/shared_words.rs",
+    "benches/peers/src/peers/heed.rs",
 ];
 
 /// Where files, clocks and sleeps may be: the seams, the simulator that replaces them, and what
 /// is not the engine.
-const OUTSIDE_PLACES: [&str; 6] = [
+const OUTSIDE_PLACES: [&str; 7] = [
     "src/sys/",
     "src/sim/",
     "bindings/cli/",
     "xtask/",
     "tests/",
+    "benches/",
     "bindings/c/src/tests",
 ];
 
@@ -56,7 +59,9 @@ fn root() -> &'static Path {
 
 fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
-    for place in ["src", "bindings", "xtask", "tests", "include", "python"] {
+    for place in [
+        "src", "bindings", "xtask", "tests", "benches", "include", "python",
+    ] {
         collect(&root().join(place), &mut paths);
     }
     paths.sort();

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // A tool for developers talks to files and clocks freely.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // And to people.
 
+mod bench;
 mod bugs;
 mod c_tests;
 mod header;
@@ -19,6 +20,8 @@ const HELP: &str = "\
 cargo xtask test          every suite: format, lints, Rust, C, Python, documentation, symbols
 cargo xtask header        write include/keepq.h from bindings/c
 cargo xtask bugs [NAME]   every suite must fail when a protection is switched off
+cargo xtask bench [--full] [--only T1,T4] [--peers yaque,heed]
+                          keepq beside its peers and the raw limits; results in target/bench
 cargo xtask real-input    the lines of real files through killed senders and receivers
 ";
 
@@ -46,6 +49,7 @@ fn run(command: &str, args: &[String]) -> Result<bool, String> {
             Ok(runner.report())
         }
         ("header", []) => header::write().map(|()| true),
+        ("bench", args) => bench::run(args),
         ("bugs", names) => bugs::run(names),
         ("real-input", []) => {
             let mut runner = Runner::new()?;

@@ -34,10 +34,15 @@ pub(crate) struct Runner {
     rows: Vec<Row>,
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf, String> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
+    std::path::absolute(&target).map_err(|e| format!("no target: {e}"))
+}
+
 impl Runner {
     pub(crate) fn new() -> Result<Self, String> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
-        let target = std::path::absolute(&target).map_err(|e| format!("no target: {e}"))?;
+        let target = target()?;
         let logs = target.join("xtask");
         std::fs::create_dir_all(&logs)
             .map_err(|e| format!("cannot make {}: {e}", logs.display()))?;

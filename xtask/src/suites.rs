@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::runner::{Runner, have};
-use crate::{bugs, c_tests, header, python, symbols};
+use crate::{bench, bugs, c_tests, header, python, symbols};
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
@@ -16,6 +16,8 @@ pub(crate) const NOT_PYTHON: [&str; 3] = ["--workspace", "--exclude", "keepq-pyt
 
 pub(crate) fn run(runner: &mut Runner) -> Result<(), String> {
     runner.command("format", 60, &mut cargo(&["fmt", "--all", "--check"]));
+    let peers = ["fmt", "--check", "--manifest-path", bench::MANIFEST];
+    runner.command("format of the peers", 60, &mut cargo(&peers));
     lints(runner);
     if rust_tests(runner) {
         switches(runner);
