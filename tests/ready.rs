@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "children/mod.rs"]
-#[allow(dead_code, reason = "only the place is used")]
 mod children;
 
 use std::collections::BTreeSet;

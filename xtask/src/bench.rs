@@ -118,7 +118,10 @@ fn last_error(output: &[u8]) -> String {
     match (error, cause) {
         (Some(error), Some(cause)) => format!("{error}: {cause}"),
         (Some(error), None) => error.to_string(),
-        (None, _) => lines().next_back().unwrap_or("no reason was given").to_string(),
+        (None, _) => lines()
+            .next_back()
+            .unwrap_or("no reason was given")
+            .to_string(),
     }
 }
 

@@ -6,6 +6,7 @@
 mod bench;
 mod bugs;
 mod c_tests;
+mod examples;
 mod header;
 mod python;
 mod runner;

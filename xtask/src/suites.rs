@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::runner::{Runner, have};
-use crate::{bench, bugs, c_tests, header, python, symbols};
+use crate::{bench, bugs, c_tests, examples, header, python, symbols};
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
@@ -30,6 +30,8 @@ pub(crate) fn run(runner: &mut Runner) -> Result<(), String> {
         600,
         docs.env("RUSTDOCFLAGS", "-D warnings"),
     );
+    let target = runner.target.clone();
+    runner.function("Rust examples", || examples::check(&target));
     if header::exists() {
         runner.function("C header", header::check);
     } else {
