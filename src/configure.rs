@@ -24,7 +24,7 @@ impl Group {
         let (inner, group) = self.place();
         let _call = inner.enter()?;
         let ctl = &inner.log.ctl;
-        let tx = ctl.begin(ctl.patience())?;
+        let tx = ctl.begin_to_read(ctl.patience())?;
         let stored = registry::group_config(ctl, group);
         drop(tx);
         Ok(stored.public())

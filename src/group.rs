@@ -110,7 +110,8 @@ impl GroupOptions {
     pub fn open(self) -> Result<Group> {
         check_user_name("group", &self.name)?;
         check_ranges(&self.settings, &self.name)?;
-        let topic = if self.create && self.create_topic {
+        let create = self.create && !self.store.inner().options.read_only;
+        let topic = if create && self.create_topic {
             self.store.topic(&self.topic)?
         } else {
             self.store.existing_topic(&self.topic)?
@@ -122,7 +123,7 @@ impl GroupOptions {
             topic_name: topic.name(),
             name: &self.name,
             settings: &self.settings,
-            create: self.create,
+            create,
         };
         let deadline = inner.deadline(Some(inner.options.send_timeout));
         let id = registry::open_group(&inner.log, &wanted, deadline)?;
@@ -461,12 +462,12 @@ impl Shared {
 /// Counters of a group by its id.
 pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
     let ctl = &inner.log.ctl;
-    let tx = ctl.begin(ctl.patience())?;
-    let topic = claim::topic_of(&tx, id)?;
-    let word = |w| tx.get(ctl.layout.group(id, w));
-    let next = tx.get(ctl.layout.topic(topic, T_NEXT));
+    let tx = ctl.begin_to_read(ctl.patience())?;
+    let topic = claim::topic_of_group(ctl, id)?;
+    let word = |w| ctl.load(ctl.layout.group(id, w));
+    let next = ctl.load(ctl.layout.topic(topic, T_NEXT));
     let lag = next.saturating_sub(word(P_CURSOR));
-    Ok(GroupStats {
+    let stats = GroupStats {
         topic: registry::topic_name(ctl, topic)?,
         name: registry::group_name(ctl, id)?,
         ready: word(P_READY) + lag,
@@ -475,5 +476,7 @@ pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
         lag,
         dead: word(P_DEAD),
         cursor: word(P_CURSOR),
-    })
+    };
+    drop(tx);
+    Ok(stats)
 }

@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight: Arc<InFlight>,
     /// This member's generation.
     pub(crate) generation: u32,
+    /// Open for reading only while others have the store open: the inode of their `ctl`.
+    looking_at: Option<u64>,
     closed: AtomicBool,
     /// Calls in progress hold it for reading; close for writing. A process must not give its
     /// member slot back while a thread of it is inside a lock.
@@ -47,8 +49,17 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn open(env: &Env, path: &Path, options: StoreOptions) -> Result<Arc<Self>> {
-        let (log, report) = open::attach(env, &options)?;
-        let generation = member::generation(&log.ctl, log.ctl.me());
+        let (log, report, looking_at) = if options.read_only {
+            open::attach_to_look(env, &options)?
+        } else {
+            let (log, report) = open::attach(env, &options)?;
+            (log, report, None)
+        };
+        let generation = if log.ctl.is_frozen() {
+            0
+        } else {
+            member::generation(&log.ctl, log.ctl.me())
+        };
         let inner = Arc::new_cyclic(|inner| Self {
             in_flight: InFlight::new(Arc::clone(&log.ctl.host), inner.clone()),
             log,
@@ -57,6 +68,7 @@ impl Inner {
             report,
             keeper: Arc::new(Keeper::default()),
             generation,
+            looking_at,
             closed: AtomicBool::new(false),
             calls: RwLock::new(()),
             interrupts: AtomicU64::new(0),
@@ -77,7 +89,35 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(self.closed_error());
         }
+        if self.looking_at.is_some() {
+            self.check_looking()?;
+        }
         Ok(guard)
+    }
+
+    /// Refuses what writes on a store that is open for reading only.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.log.ctl.is_frozen() {
+            return Err(crate::shm::Ctl::read_only());
+        }
+        Ok(())
+    }
+
+    /// Whether what is looked at is still the store's shared memory.
+    #[cold]
+    fn check_looking(&self) -> Result<()> {
+        let now = self.log.dir.try_stat(open::CTL)?.map(|stat| stat.ino);
+        if now == self.looking_at {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::StoreGone,
+            format!(
+                "the store {} was recovered by others since it was opened for reading; open it \
+                 again",
+                self.path.display()
+            ),
+        ))
     }
 
     #[cold]
@@ -189,6 +229,11 @@ impl Inner {
         }
         if self.closed.swap(true, Ordering::AcqRel) {
             self.in_flight.stop();
+            return Ok(());
+        }
+        if self.log.ctl.is_frozen() {
+            // Nothing was taken.
+            drop(self.calls.write());
             return Ok(());
         }
         self.wake_waiters();

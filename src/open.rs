@@ -27,10 +27,12 @@ use crate::shm::{Ctl, Geometry, Layout, member, undo};
 use crate::sys::{Arena, Dir, Env, Host, Open, Stat};
 
 mod check;
+mod look;
 
 use check::{check_place, check_unused};
+pub(crate) use look::attach_to_look;
 
-const CTL: &str = "ctl";
+pub(crate) const CTL: &str = "ctl";
 /// Shared memory that is being rebuilt.
 const CTL_NEW: &str = "ctl.new";
 const LOCK: &str = "LOCK";

@@ -56,6 +56,7 @@ pub enum WhenFull {
 pub struct StoreOptions {
     pub(crate) create: bool,
     pub(crate) exist_ok: bool,
+    pub(crate) read_only: bool,
     pub(crate) flush: Flush,
     pub(crate) flush_interval: Duration,
     pub(crate) send_timeout: Duration,
@@ -74,6 +75,7 @@ impl Default for StoreOptions {
         Self {
             create: true,
             exist_ok: true,
+            read_only: false,
             flush: Flush::Sync,
             flush_interval: Duration::from_millis(10),
             send_timeout: Duration::from_secs(3),
@@ -108,6 +110,16 @@ impl StoreOptions {
     setter! {
         /// With false, an existing store is an error (default true).
         exist_ok: bool
+    }
+    setter! {
+        /// Opens the store to look only (default false): counters, topics, groups, browsing, dead
+        /// letters, `verify`. No lock is taken, nothing is written, nothing is made; whatever would
+        /// change something is `ReadOnly`. It works while others write and on a read-only mount.
+        ///
+        /// While other processes have the store open, it is seen as it changes; when nobody had it
+        /// open, as it was when it was opened. `StoreGone`: the others recovered it meanwhile; open
+        /// it again.
+        read_only: bool
     }
     setter! {
         /// When sends of this handle are confirmed, unless the topic or the send says otherwise

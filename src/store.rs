@@ -65,13 +65,14 @@ impl StoreOptions {
         let path = path.as_ref();
         self.check_ranges()?;
         let there_before = path.symlink_metadata().is_ok();
-        let made = if self.create {
+        let made = if self.create && !self.read_only {
             RealDisk::create_dir(path, self.mode)
         } else {
             RealDisk::open_dir(path, self.mode)
         };
-        let disk = made.map_err(|e| no_directory(path, self.create, &e))?;
-        if !self.allow_unsafe_filesystem {
+        let creates = self.create && !self.read_only;
+        let disk = made.map_err(|e| no_directory(path, creates, &e))?;
+        if !self.allow_unsafe_filesystem && !self.read_only {
             if let Err(e) = check_filesystem(&disk, self.flush == Flush::Sync) {
                 if !there_before {
                     RealDisk::remove_empty_dir(path);
@@ -193,7 +194,7 @@ impl Store {
     /// # Errors
     /// `InvalidName`; `LimitExceeded` when the store has as many topics as it was made for.
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        if crate::format::name::is_internal(name) {
+        if crate::format::name::is_internal(name) || self.inner.options.read_only {
             return self.existing_topic(name);
         }
         check_user_name("topic", name)?;
@@ -220,7 +221,7 @@ impl Store {
         }
         let inner = &self.inner;
         let _call = inner.enter()?;
-        let tx = inner.log.ctl.begin(inner.log.ctl.patience())?;
+        let tx = inner.log.ctl.begin_to_read(inner.log.ctl.patience())?;
         let found = registry::find_topic(&inner.log.ctl, name);
         drop(tx);
         match found {
@@ -255,6 +256,7 @@ impl Store {
         let inner = &self.inner;
         let flushed = {
             let _call = inner.enter()?;
+            inner.check_writable()?;
             let end = inner.log.ctl.load(W_PUBLISHED);
             let flushed = inner.log.wait_durable(end, inner.deadline(timeout));
             // What can still be tried again is not settled by this failure.

@@ -177,6 +177,10 @@ impl Log {
     #[cold]
     fn check_rollbacks(&self) -> Result<()> {
         let ctl = &self.ctl;
+        if ctl.is_frozen() {
+            // Whoever looks only cannot help.
+            return Err(ctl.being_repaired());
+        }
         let _tx = ctl.begin(ctl.patience())?;
         if ctl.load(W_ROLLBACKS) % 2 == 0 {
             return Ok(());

@@ -13,7 +13,7 @@ use crate::shm::control::{
     P_MAX_OUTSTANDING, P_READY, P_TOPIC, P_WAITING, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT,
     TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
 };
-use crate::shm::{Tx, member};
+use crate::shm::{Ctl, Tx, member};
 
 /// A message that was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,11 +186,16 @@ pub(crate) fn visible_end(tx: &Tx<'_>, topic: u32) -> u64 {
 
 /// The topic of a group, checked.
 pub(crate) fn topic_of(tx: &Tx<'_>, group: u32) -> Result<u32> {
-    let topic = tx.get(tx.ctl.layout.group(group, P_TOPIC));
+    topic_of_group(tx.ctl, group)
+}
+
+/// As [`topic_of`], for whoever need not hold the lock.
+pub(crate) fn topic_of_group(ctl: &Ctl, group: u32) -> Result<u32> {
+    let topic = ctl.load(ctl.layout.group(group, P_TOPIC));
     u32::try_from(topic)
         .ok()
-        .filter(|&topic| topic < registry::topics(tx.ctl))
-        .ok_or_else(|| tx.ctl.damaged("a group belongs to no topic"))
+        .filter(|&topic| topic < registry::topics(ctl))
+        .ok_or_else(|| ctl.damaged("a group belongs to no topic"))
 }
 
 /// Backpressure: a group at its cap, or above its guaranteed share with the table nearly full.

@@ -378,7 +378,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
     let ctl = &log.ctl;
     let slots = ctl.layout.geometry.slots;
     let who = format!("group {} of topic {}", wanted.name, wanted.topic_name);
-    let tx = ctl.begin(deadline)?;
+    let tx = ctl.begin_to_read(deadline)?;
     let found = find_group(ctl, wanted.topic, wanted.name);
     let stored = found.map(|id| group_config(ctl, id));
     drop(tx);

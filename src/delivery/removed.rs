@@ -193,6 +193,7 @@ fn runs(ctl: &Ctl, group: u32) -> Vec<(u32, Range)> {
 /// The removed runs of a group above its stream's first sequence, ascending. Read without the lock:
 /// what is being purged just now may be among them or not.
 pub(crate) fn removed(ctl: &Ctl, group: u32) -> Result<Vec<Range>> {
+    let mut tries = 0;
     loop {
         let rollbacks = ctl.load(W_ROLLBACKS);
         let found = runs(ctl, group).into_iter().map(|(_, run)| run).collect();
@@ -200,7 +201,12 @@ pub(crate) fn removed(ctl: &Ctl, group: u32) -> Result<Vec<Range>> {
             return Ok(found);
         }
         // Somebody rolls back: that ends, or he is dead and whoever takes the lock does it.
-        drop(ctl.begin(ctl.patience())?);
+        tries += 1;
+        if !ctl.is_frozen() {
+            drop(ctl.begin(ctl.patience())?);
+        } else if tries == 1000 {
+            return Err(ctl.being_repaired());
+        }
     }
 }
 

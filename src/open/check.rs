@@ -17,6 +17,9 @@ pub(super) fn check_place(
     options: &StoreOptions,
 ) -> Result<()> {
     if let Some(superblock) = superblock {
+        if options.read_only {
+            return Ok(());
+        }
         return check_writable(dir, superblock);
     }
     let ours = [

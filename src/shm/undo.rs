@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,6 +32,8 @@ pub(crate) struct Ctl {
     /// Slots whose byte this process holds to reap them: a second take through the same
     /// descriptor would succeed, and one unlock would free it for both.
     pub(super) reaping: Mutex<BTreeSet<u32>>,
+    /// The store is open for reading only: no transaction begins.
+    frozen: AtomicBool,
 }
 
 impl Ctl {
@@ -43,6 +45,7 @@ impl Ctl {
             host,
             me: AtomicU32::new(u32::MAX),
             reaping: Mutex::new(BTreeSet::new()),
+            frozen: AtomicBool::new(false),
         }
     }
 
@@ -75,8 +78,50 @@ impl Ctl {
         self.arena.store(offset, value);
     }
 
+    /// From now on nothing changes shared state through this.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store is open for reading only.
+    #[inline]
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// Takes lock E, so that what is read is whole; without it where the store is open for reading
+    /// only, and what others change meanwhile may be seen in part.
+    pub(crate) fn begin_to_read(&self, deadline: u64) -> Result<Option<Tx<'_>>> {
+        if self.is_frozen() {
+            return Ok(None);
+        }
+        self.begin(deadline).map(Some)
+    }
+
+    /// The error of what would change something all the same.
+    #[cold]
+    pub(crate) fn read_only() -> Error {
+        Error::new(
+            Code::ReadOnly,
+            "the store is open for reading only; open it without read_only for this",
+        )
+    }
+
+    /// What somebody who only looks is told while a change that a death left is rolled back.
+    #[cold]
+    pub(crate) fn being_repaired(&self) -> Error {
+        Error::new(
+            Code::Busy,
+            "a process died in the middle of a change, which the next one to use the store rolls \
+             back; look again",
+        )
+    }
+
     /// Takes lock E and begins a change of shared state.
     pub(crate) fn begin(&self, deadline: u64) -> Result<Tx<'_>> {
+        if self.is_frozen() {
+            return Err(Self::read_only());
+        }
         lock::acquire(self, Which::Engine, deadline)?;
         Ok(Tx {
             ctl: self,

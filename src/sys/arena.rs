@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 pub(crate) struct Arena {
     base: *mut u8,
     len: usize,
+    /// False: mapped for reading only. Stores do nothing.
+    writable: bool,
     /// Keeps the memory mapped. Dropped last.
     _owner: Arc<dyn Any + Send + Sync>,
 }
@@ -30,7 +32,8 @@ impl Arena {
     /// Wraps `len` bytes at `base`, kept alive by `owner`.
     ///
     /// # Safety
-    /// `base` is valid for reads and writes of `len` bytes, aligned to 8, for as long as `owner`
+    /// `base` is valid for reads and writes of `len` bytes (for reads, if it is made
+    /// [`read_only`](Self::read_only) before it is used), aligned to 8, for as long as `owner`
     /// lives, and no Rust reference to the bytes exists elsewhere.
     pub(crate) unsafe fn new(base: *mut u8, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
         assert!(
@@ -40,12 +43,19 @@ impl Arena {
         Self {
             base,
             len,
+            writable: true,
             _owner: owner,
         }
     }
 
-    /// A zeroed block on the heap of at least `len` bytes, for the simulator.
-    #[cfg(feature = "sim")]
+    /// The same memory for reading only: stores do nothing and no compare-and-swap
+    /// succeeds.
+    pub(crate) fn read_only(mut self) -> Self {
+        self.writable = false;
+        self
+    }
+
+    /// A zeroed block of this process's own, of at least `len` bytes.
     pub(crate) fn heap(len: usize) -> Self {
         let words: Arc<Vec<AtomicU64>> = Arc::new(
             std::iter::repeat_with(AtomicU64::default)
@@ -89,7 +99,7 @@ impl Arena {
     /// Writes a word (release). State words go through `shm::Tx::set` instead.
     #[inline]
     pub(crate) fn store(&self, offset: usize, value: u64) {
-        if let Some(w) = self.word(offset) {
+        if let Some(w) = self.word(offset).filter(|_| self.writable) {
             w.store(value, Ordering::Release);
         }
     }
@@ -98,6 +108,7 @@ impl Arena {
     #[inline]
     pub(crate) fn cas(&self, offset: usize, old: u64, new: u64) -> Result<u64, u64> {
         match self.word(offset) {
+            Some(w) if !self.writable => Err(w.load(Ordering::Acquire)),
             Some(w) => w.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire),
             None => Err(0),
         }
@@ -106,8 +117,11 @@ impl Arena {
     /// Adds to a word, wrapping; returns what it was.
     #[inline]
     pub(crate) fn fetch_add(&self, offset: usize, add: u64) -> u64 {
-        self.word(offset)
-            .map_or(0, |w| w.fetch_add(add, Ordering::AcqRel))
+        match self.word(offset) {
+            Some(w) if self.writable => w.fetch_add(add, Ordering::AcqRel),
+            Some(w) => w.load(Ordering::Acquire),
+            None => 0,
+        }
     }
 
     /// Copies bytes in. The caller orders it against readers (release store of a position after).
@@ -118,7 +132,7 @@ impl Arena {
         let Some(end) = offset.checked_add(bytes.len()) else {
             return false;
         };
-        if end > self.len {
+        if end > self.len || !self.writable {
             return false;
         }
         // SAFETY: the target range is inside the block; `bytes` is a private slice, so the two do

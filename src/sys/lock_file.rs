@@ -59,6 +59,15 @@ impl LockFile {
             retry_on_intr(|| rustix::fs::ftruncate(fd, LOCK_LEN))?;
             retry_on_intr(|| rustix::fs::fsync(fd))?;
         }
+        Self::of(fd, mark)
+    }
+
+    /// Opens LOCK for probing only.
+    pub(super) fn open_to_look(at: &At, mark: &Arc<ForkMark>, path: &str) -> io::Result<Self> {
+        Self::of(ParentOnlyFd::open(|| at.open_file(path, Open::Read))?, mark)
+    }
+
+    fn of(fd: ParentOnlyFd, mark: &Arc<ForkMark>) -> io::Result<Self> {
         let stat = check_regular(fd.get()?)?;
         let map = MmapOptions::new()
             .len(LOCK_MAP)

@@ -15,6 +15,7 @@ mod event;
 mod files;
 mod fork;
 mod lock_file;
+mod look;
 mod real_disk;
 mod real_host;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) use event::Event;
 pub(crate) use files::{Dir, Handle};
 #[cfg(feature = "sim")]
 pub(crate) use lock_file::LOCK_LEN;
+pub(crate) use look::looking;
 pub(crate) use real_disk::{RealDisk, file_size_limit};
 pub(crate) use real_host::RealHost;
 pub(crate) use thread::spawn_quietly;
@@ -123,6 +125,8 @@ pub(crate) enum Probe {
 pub(crate) trait Host: Send + Sync {
     /// Opens LOCK (creating it with `create`, never otherwise); later calls need it.
     fn open_lock(&self, create: bool) -> io::Result<()>;
+    /// Opens LOCK, which must be there, for probing its bytes only: nothing of it can be locked.
+    fn open_lock_to_look(&self) -> io::Result<()>;
     /// Identity of LOCK as opened.
     fn lock_stat(&self) -> io::Result<Stat>;
     /// Tries to take one byte of LOCK, without waiting.
@@ -136,6 +140,8 @@ pub(crate) trait Host: Send + Sync {
     fn create_map(&self, path: &str, len: u64) -> io::Result<Arena>;
     /// Maps an existing shared-memory file whole. Refuses links and anything but a regular file.
     fn open_map(&self, path: &str) -> io::Result<(Arena, Stat)>;
+    /// As `open_map`, for reading only: what is stored through the arena is dropped.
+    fn open_map_to_look(&self, path: &str) -> io::Result<(Arena, Stat)>;
     /// Milliseconds since boot, suspend included, the same in every time namespace.
     fn boottime_ms(&self) -> u64;
     /// Milliseconds since 1970, by the wall clock.

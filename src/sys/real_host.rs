@@ -80,6 +80,15 @@ impl Host for RealHost {
         Ok(())
     }
 
+    fn open_lock_to_look(&self) -> io::Result<()> {
+        let _opening = self.opening.lock();
+        if self.lock.get().is_none() {
+            let opened = LockFile::open_to_look(&self.at, &self.mark, LOCK_NAME)?;
+            let _ = self.lock.set(opened);
+        }
+        Ok(())
+    }
+
     fn lock_stat(&self) -> io::Result<Stat> {
         Ok(self.lock()?.stat())
     }
@@ -114,11 +123,21 @@ impl Host for RealHost {
 
     fn open_map(&self, path: &str) -> io::Result<(Arena, Stat)> {
         let fd = self.at.open_file(path, Open::Write)?;
-        let stat = check_regular(fd.as_fd())?;
-        if stat.len < MIN_MAP {
-            return Err(refused("is shorter than any shared memory of a store"));
-        }
+        let stat = check_map(&fd)?;
         Ok((map_whole(&self.mark, &fd, stat.len)?, stat))
+    }
+
+    fn open_map_to_look(&self, path: &str) -> io::Result<(Arena, Stat)> {
+        let fd = self.at.open_file(path, Open::Read)?;
+        let stat = check_map(&fd)?;
+        let len = usize::try_from(stat.len).map_err(|_| Errno::FBIG)?;
+        let map = MmapOptions::new().len(len).map_raw_read_only(&fd)?;
+        let map = ParentOnlyMap::new(map, &self.mark)?;
+        let base = map.base();
+        // SAFETY: a fresh shared mapping of `len` bytes for reading, page-aligned, alive as long as
+        // its owner, made read-only before anything else; no reference to its bytes is made.
+        let arena = unsafe { Arena::new(base, len, Arc::new(map)) };
+        Ok((arena.read_only(), stat))
     }
 
     fn boottime_ms(&self) -> u64 {
@@ -192,6 +211,14 @@ fn futex_word(arena: &Arena, offset: usize) -> Option<&AtomicU32> {
     // SAFETY: inside the arena and aligned to 4 (checked by `word_ptr`), mapped as long as the
     // borrow of the arena lasts; the memory is shared, so it is only touched as an atomic.
     Some(unsafe { AtomicU32::from_ptr(word) })
+}
+
+fn check_map(fd: &OwnedFd) -> io::Result<Stat> {
+    let stat = check_regular(fd.as_fd())?;
+    if stat.len < MIN_MAP {
+        return Err(refused("is shorter than any shared memory of a store"));
+    }
+    Ok(stat)
 }
 
 fn map_whole(mark: &Arc<ForkMark>, fd: &OwnedFd, len: u64) -> io::Result<Arena> {

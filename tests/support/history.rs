@@ -1,4 +1,5 @@
 //! A small store with every kind of record and file, and what it owes.
+#![allow(dead_code, reason = "each suite uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use keepq::{Browse, Browsed, Store};
+use keepq::{Browse, Browsed, Code, Store};
 
 use crate::args::{GetArgs, PeekArgs, RecvOutput, TailArgs};
 use crate::exit::{DAMAGE, EMPTY, Failure, INTERRUPTED, NOT_FOUND, OK};
@@ -15,8 +15,22 @@ use crate::stop::Stop;
 /// How long `tail -f` waits before it looks for new messages again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Opens a store to look at it. Where it cannot be written (a read-only mount, somebody else's
+/// files), for reading only.
 pub(crate) fn open(path: &Path) -> Result<Store, Failure> {
-    Ok(Store::options().create(false).open(path)?)
+    match Store::options().create(false).open(path) {
+        Ok(store) => Ok(store),
+        Err(error) if cannot_write(&error) => Ok(Store::options().read_only(true).open(path)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn cannot_write(error: &keepq::Error) -> bool {
+    let denied = |errno| std::io::Error::from_raw_os_error(errno).kind();
+    let kind = error.errno().map(denied);
+    error.code() == Code::ReadOnly
+        || kind == Some(std::io::ErrorKind::PermissionDenied)
+        || kind == Some(std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Prints messages as they come, in the form asked for.

@@ -2,13 +2,14 @@
 
 #![allow(clippy::disallowed_methods)] // Tests use files and clocks.
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+#![allow(clippy::print_stderr)] // What a machine lacks is said.
 
 mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use common::{Place, signal, wait};
+use common::{Done, Place, signal, wait};
 use serde_json::{Value, json};
 
 /// What a group has, before and after something that must not change it.
@@ -306,4 +307,77 @@ fn completions_name_the_commands() {
         assert!(!done.text().contains("demo-role"), "a hidden command");
     }
     assert_eq!(place.run(&["completions", "cmd"]).code, 2);
+}
+
+/// The program in a mount namespace of its own, where the store is mounted read-only. None: this
+/// machine lets nobody make one.
+fn on_a_read_only_mount(place: &Place, args: &[&str]) -> Option<Done> {
+    let unshare = ["--user", "--map-root-user", "--mount"];
+    let may = Command::new("unshare").args(unshare).arg("true").status();
+    if !may.is_ok_and(|status| status.success()) {
+        eprintln!("NOT RUN: this machine allows no mount namespaces to users");
+        return None;
+    }
+    let script = "mount --bind \"$KEEPQ_STORE\" \"$KEEPQ_STORE\" && \
+                  mount -o remount,ro,bind \"$KEEPQ_STORE\" && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(unshare)
+        .args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_keepq")])
+        .args(args)
+        .env("KEEPQ_STORE", place.store())
+        .output();
+    Some(Done::from(output.unwrap()))
+}
+
+#[test]
+fn on_a_read_only_mount_everything_can_be_looked_at_and_nothing_changed() {
+    let place = Place::new("mount");
+    place.feed(&["send", "t", "--lines"], b"a\nb\n").ok();
+    reject(&place, "no");
+    let files = |place: &Place| -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let dirs = [place.store(), place.store().join("log")];
+        let entries = dirs.iter().flat_map(|d| std::fs::read_dir(d).unwrap());
+        let paths = entries.map(|e| e.unwrap().path()).filter(|p| p.is_file());
+        paths
+            .map(|p| (p.clone(), std::fs::read(p).unwrap()))
+            .collect()
+    };
+    let before = files(&place);
+    let peek = ["peek", "t"];
+    let Some(done) = on_a_read_only_mount(&place, &peek) else {
+        return;
+    };
+    assert_eq!(bodies(&done.ok().json_lines()), ["a", "b"]);
+    let run = |args: &[&str]| on_a_read_only_mount(&place, args).unwrap();
+    let letters = run(&["dlq", "ls", "t", "-g", "g"]).ok().json_lines();
+    assert_eq!(letters[0]["reason"], "no");
+    assert_eq!(
+        run(&["groups", "info", "t", "g"]).ok().json_lines()[0]["dead"],
+        1
+    );
+    run(&["stats"]).ok();
+    run(&["verify"]).ok();
+    for args in [
+        &["send", "t", "x"][..],
+        &["recv", "t", "-g", "g", "--wait", "0"],
+        &["dlq", "purge", "t", "-g", "g"],
+    ] {
+        let done = run(args);
+        assert_eq!(done.code, 1, "{args:?}");
+        assert!(done.err.to_lowercase().contains("read"), "{}", done.err);
+    }
+    assert!(before == files(&place), "something was changed");
+    // While somebody outside writes, what he writes is seen.
+    let store = keepq::Store::open(place.store()).unwrap();
+    store.topic("t").unwrap().send(b"c").unwrap();
+    let held = store.group("t", "g").open().unwrap();
+    let held = held.receive(std::time::Duration::ZERO).unwrap().unwrap();
+    assert_eq!(bodies(&run(&peek).ok().json_lines()), ["a", "b", "c"]);
+    let info = run(&["groups", "info", "t", "g"]).ok().json_lines();
+    assert_eq!(
+        (&info[0]["in_flight"], &info[0]["lag"]),
+        (&json!(1), &json!(1))
+    );
+    held.ack().unwrap();
+    store.close().unwrap();
 }
