@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::record::{self};
 use crate::format::segment::{self, SegmentHeader, file_name};
 use crate::format::superblock::{SUPER, SUPER_SIZE, Super, SuperError};
-use crate::options::{Flush, RecoveryReport, StoreOptions};
+use crate::options::{Flush, RecoveryReport, StoreOptions, made_with};
 use crate::rebuild;
 use crate::shm::control::{
     FLUSH_FAILED, FLUSH_RESEALING, G_ACTIVE, G_OLDEST, LAYOUT_VERSION, MAGIC, W_BOOT, W_CTL_INO,
@@ -78,6 +78,11 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
             ),
         ));
     }
+    if !report.created {
+        check::check_options(&dir, &superblock, options)?;
+    }
+    // Whoever makes a file of it: all of them are as the store was made.
+    dir.set_mode(superblock.mode);
     let geometry = Geometry::new(
         superblock.ring_size,
         superblock.segment_size,
@@ -199,7 +204,11 @@ pub(crate) fn read_super(dir: &Dir) -> Result<Option<Super>> {
 /// Makes a new store. SUPER comes last: with it, the first segment is there.
 fn create(dir: &Dir, host: &dyn Host, options: &StoreOptions) -> Result<Super> {
     check_unused(dir)?;
-    let geometry = Geometry::new(options.ring_size, options.segment_size, options.slots)?;
+    let geometry = Geometry::new(
+        options.ring_size.unwrap_or(made_with::RING_SIZE),
+        options.segment_size.unwrap_or(made_with::SEGMENT_SIZE),
+        options.slots.unwrap_or(made_with::SLOTS),
+    )?;
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&host.random().to_le_bytes());
     uuid[8..].copy_from_slice(&host.random().to_le_bytes());
@@ -211,7 +220,7 @@ fn create(dir: &Dir, host: &dyn Host, options: &StoreOptions) -> Result<Super> {
         segment_size: geometry.segment,
         ring_size: geometry.ring,
         slots: geometry.slots,
-        mode: options.mode,
+        mode: options.mode.unwrap_or(made_with::MODE),
         created_ms: host.realtime_ms(),
     };
     dir.make_dir(LOG_DIR)?;

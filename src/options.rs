@@ -63,10 +63,10 @@ pub struct StoreOptions {
     pub(crate) send_retries: u32,
     pub(crate) max_in_flight: u32,
     pub(crate) max_in_flight_bytes: u64,
-    pub(crate) mode: u32,
-    pub(crate) segment_size: u64,
-    pub(crate) ring_size: u64,
-    pub(crate) slots: u32,
+    pub(crate) mode: Option<u32>,
+    pub(crate) segment_size: Option<u64>,
+    pub(crate) ring_size: Option<u64>,
+    pub(crate) slots: Option<u32>,
     pub(crate) allow_unsafe_filesystem: bool,
 }
 
@@ -82,10 +82,10 @@ impl Default for StoreOptions {
             send_retries: 2,
             max_in_flight: 1024,
             max_in_flight_bytes: 64 << 20,
-            mode: 0o600,
-            segment_size: 64 << 20,
-            ring_size: 8 << 20,
-            slots: 1 << 16,
+            mode: None,
+            segment_size: None,
+            ring_size: None,
+            slots: None,
             allow_unsafe_filesystem: false,
         }
     }
@@ -97,6 +97,18 @@ macro_rules! setter {
         #[must_use]
         pub fn $name(mut self, $name: $type) -> Self {
             self.$name = $name;
+            self
+        }
+    };
+}
+
+/// An option that the store keeps from when it was made.
+macro_rules! stored {
+    ($(#[$doc:meta])* $name:ident: $type:ty) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = Some($name);
             self
         }
     };
@@ -152,24 +164,29 @@ impl StoreOptions {
         /// body is sent alone.
         max_in_flight_bytes: u64
     }
-    setter! {
-        /// Permission bits of the files of a new store (default 0o600); directories get execute
-        /// where read is set.
+    stored! {
+        /// Permission bits of the store's files (default 0o600), whoever makes them and whatever
+        /// the umask; directories get execute where read is set. 0o660 shares a store within a
+        /// group: directories then pass their group on (set-group-id), so give the store's
+        /// directory that group before anybody else opens it. Kept from when the store was made;
+        /// another one later is `ConfigMismatch`.
         mode: u32
     }
-    setter! {
+    stored! {
         /// Size of a full-grown log segment of a new store, bytes (default 64 MiB; 16 MiB to
-        /// 1 GiB). Fixed when the store is created.
+        /// 1 GiB). Kept from when the store was made; another one later is `ConfigMismatch`.
         segment_size: u64
     }
-    setter! {
+    stored! {
         /// Size of the shared tail ring of a new store, bytes: a power of two (default 8 MiB;
-        /// 1 MiB to 256 MiB). The most that can be unflushed. Fixed when the store is created.
+        /// 1 MiB to 256 MiB). The most that can be unflushed. Kept from when the store was made;
+        /// another one later is `ConfigMismatch`.
         ring_size: u64
     }
-    setter! {
+    stored! {
         /// How many messages can be outstanding (leased, waiting for a retry) in a new store at a
-        /// time, all groups together (default 65,536; 1,024 to 1 Mi). Fixed at creation.
+        /// time, all groups together (default 65,536; 1,024 to 1 Mi). Kept from when the store was
+        /// made; another one later is `ConfigMismatch`.
         slots: u32
     }
     setter! {
@@ -177,6 +194,14 @@ impl StoreOptions {
         /// that such a file system cannot give.
         allow_unsafe_filesystem: bool
     }
+}
+
+/// What a store is made with where the options say nothing.
+pub(crate) mod made_with {
+    pub(crate) const MODE: u32 = 0o600;
+    pub(crate) const SEGMENT_SIZE: u64 = 64 << 20;
+    pub(crate) const RING_SIZE: u64 = 8 << 20;
+    pub(crate) const SLOTS: u32 = 1 << 16;
 }
 
 /// How a send ended.

@@ -76,9 +76,9 @@ impl StoreOptions {
     /// Sizes below the public limits, so that rolls, snapshots and full rings come soon.
     #[must_use]
     pub fn tiny(mut self) -> Self {
-        self.segment_size = 16 << 10;
-        self.ring_size = 16 << 10;
-        self.slots = 128;
+        self.segment_size = Some(16 << 10);
+        self.ring_size = Some(16 << 10);
+        self.slots = Some(128);
         self
     }
 }

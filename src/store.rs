@@ -9,7 +9,9 @@ use crate::error::{Code, Error, Result};
 use crate::group::{GroupOptions, check_user_name, group_stats};
 use crate::handed::{ack_held, check_reason, extend_held, nack_held, reject_held, store_hash};
 use crate::inner::{Inner, Opened};
-use crate::options::{Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport};
+use crate::options::{
+    Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport, made_with,
+};
 use crate::producer::Producer;
 use crate::receipt::Receipt;
 use crate::shm::control::{
@@ -66,9 +68,9 @@ impl StoreOptions {
         self.check_ranges()?;
         let there_before = path.symlink_metadata().is_ok();
         let made = if self.create && !self.read_only {
-            RealDisk::create_dir(path, self.mode)
+            RealDisk::create_dir(path, self.mode.unwrap_or(made_with::MODE))
         } else {
-            RealDisk::open_dir(path, self.mode)
+            RealDisk::open_dir(path, self.mode.unwrap_or(made_with::MODE))
         };
         let creates = self.create && !self.read_only;
         let disk = made.map_err(|e| no_directory(path, creates, &e))?;
@@ -95,13 +97,15 @@ impl StoreOptions {
                 format!("{what} must be {range}"),
             ))
         };
-        if !(16 << 20..=1 << 30).contains(&self.segment_size) || self.segment_size % 4096 != 0 {
+        let sizes = 16 << 20..=1 << 30;
+        if (self.segment_size).is_some_and(|s| !sizes.contains(&s) || s % 4096 != 0) {
             return bad("segment_size", "a multiple of 4096 from 16 MiB to 1 GiB");
         }
-        if !(1 << 20..=256 << 20).contains(&self.ring_size) || !self.ring_size.is_power_of_two() {
+        let sizes = 1 << 20..=256 << 20;
+        if (self.ring_size).is_some_and(|s| !sizes.contains(&s) || !s.is_power_of_two()) {
             return bad("ring_size", "a power of two from 1 MiB to 256 MiB");
         }
-        if !(1024..=1 << 20).contains(&self.slots) {
+        if (self.slots).is_some_and(|n| !(1024..=1 << 20).contains(&n)) {
             return bad("slots", "1,024 to 1,048,576");
         }
         let interval = Duration::from_millis(1)..=Duration::from_secs(60);
@@ -117,7 +121,7 @@ impl StoreOptions {
         if self.max_in_flight_bytes == 0 {
             return bad("max_in_flight_bytes", "at least 1");
         }
-        if self.mode & !0o666 != 0 || self.mode & 0o600 != 0o600 {
+        if (self.mode).is_some_and(|m| m & !0o666 != 0 || m & 0o600 != 0o600) {
             return bad(
                 "mode",
                 "0o600 with read and write bits for group or others added",

@@ -5,10 +5,11 @@
 #[path = "support/members.rs"]
 mod members;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use keepq::sim::{SimOptions, SimWorld};
-use keepq::{Backoff, Code, Flush, Group, GroupOptions, Start};
+use keepq::{Backoff, Code, Flush, Group, GroupOptions, Start, Store};
 use members::{Member, assert_whole, body, id_of, kill_at, open, open_with, options};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -259,4 +260,106 @@ fn a_group_begins_where_it_was_asked_to() {
     // A group that is there stays where it is.
     let again = m.store.group("orders", "g0").start(Start::Latest);
     assert_eq!(again.open().unwrap().stats().unwrap().cursor, 40);
+}
+
+/// A directory under target/, removed at the end.
+struct Place(std::path::PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-stores");
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(format!("{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    /// Modes of the files and of the directories, each once.
+    fn modes(&self) -> (Vec<u32>, Vec<u32>) {
+        let (mut files, mut dirs) = (Vec::new(), Vec::new());
+        let mut left = vec![self.0.clone()];
+        while let Some(path) = left.pop() {
+            let metadata = path.symlink_metadata().unwrap();
+            let modes = if metadata.is_dir() {
+                left.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+                &mut dirs
+            } else {
+                &mut files
+            };
+            let mode = metadata.permissions().mode() & 0o7777;
+            if !modes.contains(&mode) {
+                modes.push(mode);
+            }
+        }
+        (files, dirs)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn files_have_the_mode_the_store_was_made_with_whoever_makes_them() {
+    for (mode, files, dirs) in [
+        (None, 0o600, 0o700),
+        (Some(0o644), 0o644, 0o755),
+        (Some(0o660), 0o660, 0o2770),
+    ] {
+        let place = Place::new("options-mode");
+        let options = Store::options().segment_size(16 << 20);
+        let first = match mode {
+            Some(mode) => options.mode(mode).open(&place.0),
+            None => options.open(&place.0),
+        };
+        let store = first.unwrap();
+        store.topic("t").unwrap().send(b"x").unwrap();
+        store.close().unwrap();
+        assert_eq!(place.modes(), (vec![files], vec![dirs]));
+        // A second user, who says nothing of modes, makes files: shared memory and segments.
+        std::fs::remove_file(place.0.join("ctl")).unwrap();
+        let names = || std::fs::read_dir(place.0.join("log")).unwrap().count();
+        let before = names();
+        let store = Store::open(&place.0).unwrap();
+        store.topic("t").unwrap().send(vec![0; 2 << 20]).unwrap();
+        assert!(names() > before);
+        store.close().unwrap();
+        assert_eq!(place.modes(), (vec![files], vec![dirs]));
+    }
+}
+
+#[test]
+fn what_a_store_was_made_with_cannot_be_asked_otherwise_later() {
+    let place = Place::new("options-store");
+    let made = || Store::options().segment_size(16 << 20).ring_size(1 << 20);
+    let made = || made().slots(2048).mode(0o640);
+    let store = made().open(&place.0).unwrap();
+    let check = |when: &str| {
+        // The same, or nothing, is fine.
+        made().open(&place.0).unwrap();
+        Store::open(&place.0).unwrap();
+        let others = [
+            (
+                Store::options().segment_size(32 << 20),
+                "16777216",
+                "33554432",
+            ),
+            (Store::options().ring_size(2 << 20), "1048576", "2097152"),
+            (Store::options().slots(4096), "2048", "4096"),
+            (Store::options().mode(0o600), "0o640", "0o600"),
+        ];
+        for (other, stored, asked) in others {
+            for other in [other.clone(), other.read_only(true)] {
+                let refused = other.open(&place.0).unwrap_err();
+                assert_eq!(refused.code(), Code::ConfigMismatch, "{when}");
+                let text = refused.to_string();
+                assert!(text.contains(stored) && text.contains(asked), "{text}");
+            }
+        }
+    };
+    check("in use");
+    store.close().unwrap();
+    check("left");
 }

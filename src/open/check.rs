@@ -60,6 +60,41 @@ pub(super) fn check_place(
     Ok(())
 }
 
+/// Refuses options that differ from what the store was made with.
+pub(super) fn check_options(dir: &Dir, stored: &Super, options: &StoreOptions) -> Result<()> {
+    let octal = |mode: u32| format!("{mode:#o}");
+    let pairs = [
+        ("the mode", options.mode.map(octal), octal(stored.mode)),
+        (
+            "segment_size",
+            options.segment_size.map(|n| n.to_string()),
+            stored.segment_size.to_string(),
+        ),
+        (
+            "ring_size",
+            options.ring_size.map(|n| n.to_string()),
+            stored.ring_size.to_string(),
+        ),
+        (
+            "slots",
+            options.slots.map(|n| n.to_string()),
+            stored.slots.to_string(),
+        ),
+    ];
+    for (what, asked, stored) in pairs {
+        if let Some(asked) = asked.filter(|asked| *asked != stored) {
+            return Err(Error::new(
+                Code::ConfigMismatch,
+                format!(
+                    "{} was made with {what} {stored}, not {asked}; leave it out or agree",
+                    dir.display("").display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// A name in the directory `log` that keepq never makes: then it is somebody else's.
 fn foreign_in_log(dir: &Dir) -> Result<Option<String>> {
     let names = match dir.list(LOG_DIR) {

@@ -4,7 +4,7 @@
 //! Otherwise it is recovered in this process's own memory, over [`looking`]: what is seen then is
 //! the store as it was when it was opened. Either way the state is frozen: no transaction begins.
 
-use super::check::check_place;
+use super::check::{check_options, check_place};
 use super::{CTL, Place, attach, lock_error, read_super};
 use crate::commitlog::Log;
 use crate::error::{Code, Error, Result};
@@ -29,6 +29,9 @@ pub(crate) fn attach_to_look(
         ..options.clone()
     };
     check_place(&dir, known.as_ref(), &options)?;
+    if let Some(stored) = &known {
+        check_options(&dir, stored, &options)?;
+    }
     let Some(superblock) = known else {
         let place = dir.display("");
         let text = format!("there is no store in {}", place.display());

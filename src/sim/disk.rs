@@ -97,6 +97,8 @@ impl Disk for SimDisk {
         state.stat(ino)
     }
 
+    fn set_mode(&self, _mode: u32) {}
+
     fn display(&self, path: &str) -> PathBuf {
         PathBuf::from("/sim").join(path)
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -23,7 +23,8 @@ pub(super) struct At(Arc<Inner>);
 struct Inner {
     dir: OwnedFd,
     path: PathBuf,
-    mode: Mode,
+    /// Of the files that are made.
+    mode: AtomicU32,
     /// Set once `openat2` proved to be missing, so that it is not tried each time.
     without_openat2: AtomicBool,
 }
@@ -51,7 +52,7 @@ impl At {
         Ok(Self(Arc::new(Inner {
             dir,
             path: path.to_path_buf(),
-            mode: Mode::from_raw_mode(mode & 0o777),
+            mode: AtomicU32::new(mode & 0o777),
             without_openat2: AtomicBool::new(false),
         })))
     }
@@ -69,7 +70,16 @@ impl At {
     }
 
     pub(super) fn dir_mode(&self) -> Mode {
-        dir_mode(self.0.mode)
+        dir_mode(self.mode())
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::from_raw_mode(self.0.mode.load(Ordering::Relaxed))
+    }
+
+    /// The mode of files that are made from now on.
+    pub(super) fn set_mode(&self, mode: u32) {
+        self.0.mode.store(mode & 0o777, Ordering::Relaxed);
     }
 
     /// Opens a regular file with one link; see [`super::Disk::open`].
@@ -94,7 +104,7 @@ impl At {
                 e => e.into(),
             })?;
         if how == Open::Create {
-            if let Err(e) = retry_on_intr(|| rustix::fs::fchmod(&fd, self.0.mode)) {
+            if let Err(e) = retry_on_intr(|| rustix::fs::fchmod(&fd, self.mode())) {
                 let _ = self.unlink(path);
                 return Err(e.into());
             }
@@ -172,10 +182,12 @@ impl At {
     }
 }
 
-/// The mode of directories: that of files, with x wherever r is set.
+/// The mode of directories: that of files, with x wherever r is set; and where a group may write,
+/// what is made in them gets their group.
 pub(super) fn dir_mode(file_mode: Mode) -> Mode {
     let raw = file_mode.as_raw_mode();
-    Mode::from_raw_mode(raw | ((raw & 0o444) >> 2))
+    let group = if raw & 0o060 == 0o060 { 0o2000 } else { 0 };
+    Mode::from_raw_mode(raw | ((raw & 0o444) >> 2) | group)
 }
 
 /// What `fstat` found, in the engine's words.

@@ -30,6 +30,11 @@ impl Dir {
         Self { disk }
     }
 
+    /// New files get this mode from now on, new directories the same with x where r is set.
+    pub(crate) fn set_mode(&self, mode: u32) {
+        self.disk.set_mode(mode);
+    }
+
     /// The full path, for messages.
     pub(crate) fn display(&self, path: &str) -> PathBuf {
         self.disk.display(path)

@@ -181,6 +181,8 @@ impl Disk for LookDisk {
         }
     }
 
+    fn set_mode(&self, _mode: u32) {}
+
     fn display(&self, path: &str) -> PathBuf {
         self.below.display(path)
     }

@@ -105,6 +105,8 @@ pub(crate) trait Disk: Send + Sync {
     fn list(&self, path: &str) -> io::Result<Vec<String>>;
     /// Identity and length of a path; symbolic links are not followed.
     fn stat(&self, path: &str) -> io::Result<Stat>;
+    /// The mode of files that are created from now on.
+    fn set_mode(&self, mode: u32);
     /// The full path, for messages.
     fn display(&self, path: &str) -> std::path::PathBuf;
 }

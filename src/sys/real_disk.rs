@@ -163,6 +163,10 @@ impl Disk for RealDisk {
         })?))
     }
 
+    fn set_mode(&self, mode: u32) {
+        self.at.set_mode(mode);
+    }
+
     fn display(&self, path: &str) -> PathBuf {
         self.at.display(path)
     }

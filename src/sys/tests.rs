@@ -116,14 +116,14 @@ fn new_files_have_the_mode_asked_for_whatever_the_umask() {
     };
     assert_eq!(
         (mode(""), mode("log"), mode("log/a")),
-        (0o770, 0o770, 0o660)
+        (0o2770, 0o2770, 0o660)
     );
     // Opening it again changes nothing.
     RealDisk::create_dir(&place.0, 0o600)
         .unwrap()
         .make_dir("log")
         .unwrap();
-    assert_eq!((mode(""), mode("log")), (0o770, 0o770));
+    assert_eq!((mode(""), mode("log")), (0o2770, 0o2770));
 }
 
 #[test]

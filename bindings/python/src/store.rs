@@ -55,8 +55,11 @@ pub(crate) fn open(
     let mut options = StoreOptions::default()
         .create(create)
         .exist_ok(exist_ok)
-        .mode(mode)
         .allow_unsafe_filesystem(allow_unsafe_filesystem);
+    if mode != 0o600 {
+        // The default is no wish: a store that was made with another mode opens as it is.
+        options = options.mode(mode);
+    }
     if let Some(FlushMode(flush)) = flush {
         options = options.flush(flush);
     }
