@@ -46,6 +46,7 @@ pub fn doctor(path: impl AsRef<Path>) -> Result<Vec<Check>> {
     let env = Env {
         disk: Arc::new(disk),
         host: Arc::new(host),
+        runtime: None,
     };
     let dir = Dir::new(env.disk.clone());
     checks.push(match read_super(&dir) {

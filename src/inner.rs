@@ -34,8 +34,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight: Arc<InFlight>,
     /// This member's generation.
     pub(crate) generation: u32,
-    /// Open for reading only while others have the store open: the inode of their `ctl`.
-    looking_at: Option<u64>,
+    /// Open for reading only while others have the store open: their shared memory.
+    looking_at: Option<open::LookedAt>,
     closed: AtomicBool,
     /// Calls in progress hold it for reading; close for writing. A process must not give its
     /// member slot back while a thread of it is inside a lock.
@@ -89,8 +89,8 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(self.closed_error());
         }
-        if self.looking_at.is_some() {
-            self.check_looking()?;
+        if let Some(at) = &self.looking_at {
+            self.check_looking(at)?;
         }
         Ok(guard)
     }
@@ -105,9 +105,8 @@ impl Inner {
 
     /// Whether what is looked at is still the store's shared memory.
     #[cold]
-    fn check_looking(&self) -> Result<()> {
-        let now = self.log.dir.try_stat(open::CTL)?.map(|stat| stat.ino);
-        if now == self.looking_at {
+    fn check_looking(&self, at: &open::LookedAt) -> Result<()> {
+        if at.is_current()? {
             return Ok(());
         }
         Err(Error::new(

@@ -28,14 +28,18 @@ use crate::sys::{Arena, Dir, Env, Host, Open, Stat};
 
 mod check;
 mod look;
+mod runtime;
 
 use check::{check_place, check_unused};
-pub(crate) use look::attach_to_look;
+pub(crate) use look::{LookedAt, attach_to_look};
+pub(crate) use runtime::place_of_maps;
 
-pub(crate) const CTL: &str = "ctl";
+const CTL: &str = "ctl";
 /// Shared memory that is being rebuilt.
 const CTL_NEW: &str = "ctl.new";
 const LOCK: &str = "LOCK";
+/// Where shared memory lies, if not here.
+const RUNTIME: &str = "RUNTIME";
 /// Size of the first segment of a store: an empty store stays small.
 pub(crate) const FIRST_SEGMENT: u64 = 1 << 20;
 
@@ -66,23 +70,16 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
         Some(superblock) => superblock,
         None => {
             report.created = true;
-            create(&dir, host, options)?
+            create(&dir, env, options)?
         }
     };
-    if !report.created && !options.exist_ok {
-        return Err(Error::new(
-            Code::AlreadyExists,
-            format!(
-                "{} is a store already; open it with exist_ok",
-                dir.display("").display()
-            ),
-        ));
-    }
+    runtime::check(env, &dir, options)?;
     if !report.created {
-        check::check_options(&dir, &superblock, options)?;
+        check::check_existing(&dir, &superblock, options)?;
     }
     // Whoever makes a file of it: all of them are as the store was made.
     dir.set_mode(superblock.mode);
+    runtime::maps(env).set_mode(superblock.mode);
     let geometry = Geometry::new(
         superblock.ring_size,
         superblock.segment_size,
@@ -91,6 +88,7 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
     let place = Place {
         env,
         dir: &dir,
+        maps: runtime::maps(env),
         superblock: &superblock,
         layout: Layout::new(geometry),
     };
@@ -202,7 +200,8 @@ pub(crate) fn read_super(dir: &Dir) -> Result<Option<Super>> {
 }
 
 /// Makes a new store. SUPER comes last: with it, the first segment is there.
-fn create(dir: &Dir, host: &dyn Host, options: &StoreOptions) -> Result<Super> {
+fn create(dir: &Dir, env: &Env, options: &StoreOptions) -> Result<Super> {
+    let host = &*env.host;
     check_unused(dir)?;
     let geometry = Geometry::new(
         options.ring_size.unwrap_or(made_with::RING_SIZE),
@@ -238,6 +237,7 @@ fn create(dir: &Dir, host: &dyn Host, options: &StoreOptions) -> Result<Super> {
     handle.sync()?;
     dir.sync_dir(LOG_DIR)?;
     dir.sync_dir("")?;
+    runtime::begin(env, dir)?;
     dir.write_durably(SUPER, &superblock.encode())?;
     Ok(superblock)
 }
@@ -266,6 +266,8 @@ fn first_header(superblock: &Super, size: u64, host: &dyn Host) -> SegmentHeader
 struct Place<'a> {
     env: &'a Env,
     dir: &'a Dir,
+    /// Where shared memory lies: the store's directory or one of its own.
+    maps: Dir,
     superblock: &'a Super,
     layout: Layout,
 }
@@ -305,7 +307,7 @@ impl Place<'_> {
             Ok(mapped) => Ok(Some(mapped)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Ok(None),
-            Err(e) => Err(Error::io("map", self.dir.display(CTL), &e)),
+            Err(e) => Err(Error::io("map", self.maps.display(CTL), &e)),
         }
     }
 
@@ -332,6 +334,8 @@ impl Place<'_> {
             || arena.load(W_LOCK_INO) != id.lock.ino
         {
             "the directory was copied or restored"
+        } else if !runtime::is_named(self.dir, arena.load(W_INCARNATION))? {
+            "shared memory is not the one that RUNTIME names"
         } else {
             return Ok(None);
         };
@@ -408,14 +412,14 @@ impl Place<'_> {
         }
         // The old shared memory stays until the new one is whole: its ring may hold what is
         // nowhere else, and this process may be killed.
-        self.dir.unlink_if_there(CTL_NEW)?;
+        self.maps.unlink_if_there(CTL_NEW)?;
         let size = self.layout.size as u64;
         let arena = self
             .env
             .host
             .create_map(CTL_NEW, size)
-            .map_err(|e| Error::io("create", self.dir.display(CTL), &e))?;
-        let stat = self.dir.stat(CTL_NEW)?;
+            .map_err(|e| Error::io("create", self.maps.display(CTL), &e))?;
+        let stat = self.maps.stat(CTL_NEW)?;
         let log = self.log(arena, prewrite);
         log.ctl.set_me(0);
         self.init_identity(&log, &stat)?;
@@ -437,8 +441,9 @@ impl Place<'_> {
             log.flush_now(log.ctl.patience())?;
         }
         rebuild::describe(report, &found, &model, &recovery);
+        runtime::name(self.env, self.dir, log.ctl.load(W_INCARNATION))?;
         undo::init(&log.ctl, W_READY, 1);
-        self.dir.rename(CTL_NEW, CTL)?;
+        self.maps.rename(CTL_NEW, CTL)?;
         Ok(log)
     }
 

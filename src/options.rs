@@ -1,6 +1,7 @@
 //! Options and results of the public calls, with their defaults and limits in sight.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Code, Error, Result};
@@ -64,6 +65,7 @@ pub struct StoreOptions {
     pub(crate) max_in_flight: u32,
     pub(crate) max_in_flight_bytes: u64,
     pub(crate) mode: Option<u32>,
+    pub(crate) runtime_dir: Option<PathBuf>,
     pub(crate) segment_size: Option<u64>,
     pub(crate) ring_size: Option<u64>,
     pub(crate) slots: Option<u32>,
@@ -83,6 +85,7 @@ impl Default for StoreOptions {
             max_in_flight: 1024,
             max_in_flight_bytes: 64 << 20,
             mode: None,
+            runtime_dir: None,
             segment_size: None,
             ring_size: None,
             slots: None,
@@ -171,6 +174,17 @@ impl StoreOptions {
         /// directory that group before anybody else opens it. Kept from when the store was made;
         /// another one later is `ConfigMismatch`.
         mode: u32
+    }
+    stored! {
+        /// Keeps the shared memory of a new store in this directory, not in the store's own: an
+        /// absolute path of at most 1,024 bytes, best on tmpfs (`/run/user/1000`, `/dev/shm`). For
+        /// file systems where a mapped file can fault: a full btrfs, a network block device. Every
+        /// process that opens the store needs the same directory. Kept from when the store was
+        /// made; another one later is `ConfigMismatch`.
+        ///
+        /// What is flushed asynchronously survives the death of every process only while that
+        /// directory does.
+        runtime_dir: PathBuf
     }
     stored! {
         /// Size of a full-grown log segment of a new store, bytes (default 64 MiB; 16 MiB to

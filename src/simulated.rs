@@ -17,7 +17,7 @@ use crate::shm::control::{
 use crate::shm::{Tx, member, undo};
 use crate::sim::{SimProcess, SimWorld};
 use crate::store::Store;
-use crate::sys::Env;
+use crate::sys::{Env, RuntimeDir};
 
 impl Store {
     /// Opens the store of a simulated machine as one of its processes.
@@ -25,9 +25,15 @@ impl Store {
     /// # Errors
     /// As [`StoreOptions::open`].
     pub fn open_simulated(process: &SimProcess, options: StoreOptions) -> Result<Self> {
+        // Shared memory is in the store's directory all the same: a simulation has no other.
+        let runtime = options.runtime_dir.as_ref().map(|dir| RuntimeDir {
+            named: dir.to_string_lossy().into_owned(),
+            disk: process.disk(),
+        });
         let env = Env {
             disk: process.disk(),
             host: process.host(),
+            runtime,
         };
         Self::open_in(&env, Path::new("simulated"), options)
     }

@@ -19,7 +19,7 @@ use crate::shm::control::{
     W_PUBLISHED,
 };
 use crate::shm::member;
-use crate::sys::{Env, RealDisk, RealHost, check_filesystem};
+use crate::sys::{Env, RealDisk, RealHost, RuntimeDir, check_filesystem};
 use crate::topic::Topic;
 
 /// An open store: a directory of messages shared by any number of processes.
@@ -82,10 +82,18 @@ impl StoreOptions {
                 return Err(e);
             }
         }
-        let host = RealHost::new(&disk).map_err(|e| Error::io("prepare", path, &e))?;
+        let (host, runtime) = match crate::open::place_of_maps(&disk, &self)? {
+            None => (RealHost::new(&disk), None),
+            Some((named, maps)) => {
+                let host = RealHost::with_maps(&disk, &maps);
+                let disk = Arc::new(maps);
+                (host, Some(RuntimeDir { named, disk }))
+            }
+        };
         let env = Env {
             disk: Arc::new(disk),
-            host: Arc::new(host),
+            host: Arc::new(host.map_err(|e| Error::io("prepare", path, &e))?),
+            runtime,
         };
         Store::open_in(&env, path, self)
     }

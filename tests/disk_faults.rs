@@ -429,11 +429,76 @@ fn sweep(seed: u64, scenes: &mut Scenes) -> (u64, u64) {
     (runs, hit)
 }
 
+/// Faults while somebody only looks at a store that others use: an error, and nothing else.
+fn strike_at_those_who_look() {
+    let world = machine(0);
+    let options = support::examine::options(keepq::Flush::Sync);
+    let process = world.process();
+    let store = keepq::Store::open_simulated(&process, options.clone()).unwrap();
+    store.topic("t").unwrap().send(b"seen").unwrap();
+    let looking = options.read_only(true);
+    let looking = keepq::Store::open_simulated(&world.process(), looking).unwrap();
+    let before = world.disk_calls();
+    looking.stats().unwrap();
+    let calls = world.disk_calls() - before;
+    let mut failed = 0;
+    for plan in (1..=calls).flat_map(plans) {
+        world.plan_fault(plan);
+        let stats = looking.stats();
+        world.clear_fault();
+        failed += u64::from(stats.is_err());
+        assert_eq!(looking.stats().unwrap().topics.len(), 1);
+    }
+    assert!(
+        failed >= calls && calls > 0,
+        "{failed} of {calls} calls failed"
+    );
+    store.topic("t").unwrap().send(b"seen too").unwrap();
+    let topic = looking.topic("t").unwrap();
+    assert_eq!(topic.browse().filter(|m| m.is_ok()).count(), 2);
+    process.kill();
+}
+
+/// Faults while a store is made, and opened again from the log, whose shared memory is named in
+/// RUNTIME: what was confirmed is there afterwards.
+fn strike_at_the_runtime_directory() {
+    let options = || {
+        let options = support::examine::options(keepq::Flush::Sync);
+        options.runtime_dir("/elsewhere".into())
+    };
+    let open = |world: &SimWorld| keepq::Store::open_simulated(&world.process(), options());
+    let live = |world: &SimWorld| -> keepq::Result<()> {
+        let store = open(world)?;
+        store.topic("t")?.send(b"confirmed")?;
+        store.close()?;
+        let _ = world.remove("ctl");
+        open(world)?.close()
+    };
+    let world = machine(0);
+    live(&world).unwrap();
+    assert!(world.read_file("RUNTIME").is_some());
+    for plan in (1..=world.disk_calls()).flat_map(plans) {
+        let world = machine(0);
+        world.plan_fault(plan);
+        let lived = live(&world);
+        world.clear_fault();
+        world.kill_all();
+        for world in [world.power_cut_with(|_| 1), world] {
+            let store = open(&world).unwrap();
+            let there = store.topic("t").unwrap().browse().count();
+            assert!(there == 1 || lived.is_err(), "{plan:?}: {lived:?}");
+            store.close().unwrap();
+        }
+    }
+}
+
 #[test]
 fn every_disk_call_may_fail() {
     strike_at_the_reserve();
     strike_at_the_quarantine();
     strike_at_a_store_that_is_gone();
+    strike_at_those_who_look();
+    strike_at_the_runtime_directory();
     let mut scenes = Scenes::default();
     let (mut runs, mut hit) = (0, 0);
     for seed in 0..3 {

@@ -363,3 +363,125 @@ fn what_a_store_was_made_with_cannot_be_asked_otherwise_later() {
     store.close().unwrap();
     check("left");
 }
+
+/// The one file of shared memory below a runtime directory.
+fn maps_in(runtime: &Place) -> Vec<std::path::PathBuf> {
+    let list = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|e| e.unwrap().path()).collect()
+    };
+    list(&runtime.0).iter().flat_map(|dir| list(dir)).collect()
+}
+
+fn runtime(name: &str) -> Place {
+    let runtime = Place::new(name);
+    std::fs::create_dir_all(&runtime.0).unwrap();
+    runtime
+}
+
+#[test]
+fn shared_memory_can_lie_in_a_directory_of_its_own() {
+    let place = Place::new("options-runtime");
+    let other = Place::new("options-runtime-other");
+    let (runtime, elsewhere) = (runtime("options-rundir"), runtime("options-rundir-2"));
+    let made = |place: &Place| {
+        Store::options()
+            .runtime_dir(runtime.0.clone())
+            .open(&place.0)
+    };
+    let store = made(&place).unwrap();
+    let topic = store.topic("t").unwrap();
+    topic.send(b"one").unwrap();
+    assert!(!place.0.join("ctl").exists());
+    let map = maps_in(&runtime);
+    assert_eq!(map.len(), 1);
+    // Others find it by themselves, and share it.
+    let second = Store::open(&place.0).unwrap();
+    assert!(second.recovery().joined);
+    second
+        .topic("t")
+        .unwrap()
+        .message(b"two")
+        .flush(Flush::Async)
+        .send()
+        .unwrap();
+    assert_eq!(topic.len().unwrap(), 2);
+    let looking = Store::options().read_only(true).open(&place.0).unwrap();
+    assert!(looking.recovery().joined);
+    assert_eq!(looking.topic("t").unwrap().len().unwrap(), 2);
+    drop(looking);
+    second.close().unwrap();
+    store.close().unwrap();
+    let store = made(&place).unwrap();
+    assert!(store.recovery().warm);
+    store.close().unwrap();
+    // Two stores in one runtime directory do not meet.
+    let store = made(&other).unwrap();
+    assert!(store.recovery().created);
+    assert_eq!(maps_in(&runtime).len(), 2);
+    store.close().unwrap();
+    // Another one later is refused with both, and so is one for a store that has none.
+    let refused = Store::options()
+        .runtime_dir(elsewhere.0.clone())
+        .open(&place.0);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ConfigMismatch);
+    for dir in [&runtime, &elsewhere] {
+        assert!(
+            refused.to_string().contains(dir.0.to_str().unwrap()),
+            "{refused}"
+        );
+    }
+    let plain = Place::new("options-runtime-plain");
+    Store::open(&plain.0).unwrap();
+    assert_eq!(made(&plain).unwrap_err().code(), Code::ConfigMismatch);
+    let relative = Store::options().runtime_dir("run".into()).open(&plain.0);
+    assert_eq!(relative.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[test]
+fn shared_memory_that_the_store_does_not_name_is_never_used() {
+    let place = Place::new("options-nonce");
+    let runtime = runtime("options-nonce-dir");
+    let store = Store::options()
+        .runtime_dir(runtime.0.clone())
+        .open(&place.0)
+        .unwrap();
+    store.topic("t").unwrap().send(b"one").unwrap();
+    store.close().unwrap();
+    let map = maps_in(&runtime).remove(0);
+    // A machine or container where the directory is empty: it recovers from the log.
+    let stale = runtime.0.join("stale");
+    std::fs::rename(&map, &stale).unwrap();
+    let store = Store::open(&place.0).unwrap();
+    assert!(!store.recovery().warm && !store.recovery().joined);
+    assert_eq!(store.topic("t").unwrap().browse().count(), 1);
+    // One with what an earlier life left there, while this one lives: it is refused.
+    let current = runtime.0.join("current");
+    std::fs::rename(&map, &current).unwrap();
+    std::fs::rename(&stale, &map).unwrap();
+    let refused = Store::open(&place.0).unwrap_err();
+    assert_eq!(refused.code(), Code::Incompatible, "{refused}");
+    assert!(refused.to_string().contains("RUNTIME"), "{refused}");
+    let looking = Store::options().read_only(true).open(&place.0).unwrap_err();
+    assert_eq!(looking.code(), Code::Incompatible, "{looking}");
+    store.topic("t").unwrap().send(b"two").unwrap();
+    store.close().unwrap();
+    // Nobody has it open: it is recovered from the log, not from what it was before.
+    let store = Store::open(&place.0).unwrap();
+    assert!(!store.recovery().warm);
+    let bodies: Vec<Vec<u8>> = store
+        .topic("t")
+        .unwrap()
+        .browse()
+        .map(|m| m.unwrap().content.unwrap().body().to_vec())
+        .collect();
+    assert_eq!(bodies, [b"one", b"two"]);
+    store.close().unwrap();
+    // Without the directory itself there is a clear error, and looking still works.
+    std::fs::remove_dir_all(&runtime.0).unwrap();
+    let refused = Store::open(&place.0).unwrap_err();
+    assert!(refused.to_string().contains("runtime_dir"), "{refused}");
+    let looking = Store::options().read_only(true).open(&place.0).unwrap();
+    assert_eq!(looking.topic("t").unwrap().browse().count(), 2);
+}

@@ -17,6 +17,7 @@ pub(crate) mod message;
 pub(crate) mod name;
 pub(crate) mod payload;
 pub(crate) mod record;
+pub(crate) mod runtime;
 pub(crate) mod segment;
 pub(crate) mod sidecar;
 pub(crate) mod superblock;

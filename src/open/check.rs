@@ -28,6 +28,8 @@ pub(super) fn check_place(
         CTL,
         CTL_NEW,
         "SUPER.tmp",
+        super::RUNTIME,
+        "RUNTIME.tmp",
         "quarantine",
         "lost+found",
     ];
@@ -58,6 +60,20 @@ pub(super) fn check_place(
         .at_path(dir.display("")));
     }
     Ok(())
+}
+
+/// Refuses a store that is there already, where that was asked for or other options were.
+pub(super) fn check_existing(dir: &Dir, stored: &Super, options: &StoreOptions) -> Result<()> {
+    if !options.exist_ok {
+        return Err(Error::new(
+            Code::AlreadyExists,
+            format!(
+                "{} is a store already; open it with exist_ok",
+                dir.display("").display()
+            ),
+        ));
+    }
+    check_options(dir, stored, options)
 }
 
 /// Refuses options that differ from what the store was made with.

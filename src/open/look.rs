@@ -15,11 +15,25 @@ use crate::sys::{Dir, Env, looking};
 /// How often it is looked again, when the store changes hands meanwhile.
 const TRIES: u32 = 20;
 
+/// The shared memory of others that is looked at.
+pub(crate) struct LookedAt {
+    maps: Dir,
+    ino: u64,
+}
+
+impl LookedAt {
+    /// Whether it is still the store's.
+    pub(crate) fn is_current(&self) -> Result<bool> {
+        let now = self.maps.try_stat(CTL)?;
+        Ok(now.is_some_and(|stat| stat.ino == self.ino))
+    }
+}
+
 /// Opens the store in the directory of `env` for reading.
 pub(crate) fn attach_to_look(
     env: &Env,
     options: &StoreOptions,
-) -> Result<(Log, RecoveryReport, Option<u64>)> {
+) -> Result<(Log, RecoveryReport, Option<LookedAt>)> {
     let dir = Dir::new(env.disk.clone());
     let known = read_super(&dir)?;
     let options = StoreOptions {
@@ -37,6 +51,7 @@ pub(crate) fn attach_to_look(
         let text = format!("there is no store in {}", place.display());
         return Err(Error::new(Code::NotFound, text).at_path(place));
     };
+    super::runtime::check(env, &dir, &options)?;
     env.host
         .open_lock_to_look()
         .map_err(|e| lock_error(&dir, &e))?;
@@ -51,6 +66,7 @@ pub(crate) fn attach_to_look(
     let place = Place {
         env: &own,
         dir: &own_dir,
+        maps: super::runtime::maps(env),
         superblock: &superblock,
         layout: Layout::new(geometry),
     };
@@ -78,7 +94,7 @@ pub(crate) fn attach_to_look(
 
 impl Place<'_> {
     /// Maps the shared memory that others are using.
-    fn join_to_look(&self) -> Result<(Log, RecoveryReport, Option<u64>)> {
+    fn join_to_look(&self) -> Result<(Log, RecoveryReport, Option<LookedAt>)> {
         let refuse = |why: String| {
             let place = self.dir.display("");
             let text = format!(
@@ -99,6 +115,10 @@ impl Place<'_> {
             end: log.tail(),
             ..RecoveryReport::default()
         };
-        Ok((log, report, Some(stat.ino)))
+        let at = LookedAt {
+            maps: self.maps.clone(),
+            ino: stat.ino,
+        };
+        Ok((log, report, Some(at)))
     }
 }

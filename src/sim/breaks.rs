@@ -76,6 +76,8 @@ breaks! {
     WakeLost = "wake_lost",
     /// What decides on reclaim is read from half a transaction that is rolled back.
     ReclaimOnHalfRead = "reclaim_on_half_read",
+    /// Shared memory in a runtime directory is taken whichever it is.
+    RuntimeNonceNotChecked = "runtime_nonce_not_checked",
     /// A change of a group's options returns before it is durable.
     ConfigureNotFlushed = "configure_not_flushed",
     /// Purged dead letters are not noted in the log.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::{Arena, Disk, Env, File, Host, Open, Probe, Stat};
+use super::{Arena, Disk, Env, File, Host, Open, Probe, RuntimeDir, Stat};
 
 /// Inodes of files that are only in memory: no file system counts so far.
 const FIRST_INODE: u64 = 1 << 63;
@@ -90,11 +90,17 @@ impl Content {
 /// The store in `env` as somebody who only looks at it sees it.
 pub(crate) fn looking(env: &Env) -> Env {
     let changes = Arc::new(Mutex::new(Changes::default()));
+    let disk = Arc::new(LookDisk {
+        below: Arc::clone(&env.disk),
+        changes: Arc::clone(&changes),
+    });
     Env {
-        disk: Arc::new(LookDisk {
-            below: Arc::clone(&env.disk),
-            changes: Arc::clone(&changes),
+        // Shared memory is on the heap: only its name is asked for.
+        runtime: env.runtime.as_ref().map(|runtime| RuntimeDir {
+            named: runtime.named.clone(),
+            disk: disk.clone(),
         }),
+        disk,
         host: Arc::new(LookHost {
             below: Arc::clone(&env.host),
             changes,

@@ -174,4 +174,15 @@ pub(crate) struct Env {
     pub(crate) disk: Arc<dyn Disk>,
     /// Everything else.
     pub(crate) host: Arc<dyn Host>,
+    /// Where shared memory lies, if not with the files.
+    pub(crate) runtime: Option<RuntimeDir>,
+}
+
+/// A directory for shared memory alone.
+#[derive(Clone)]
+pub(crate) struct RuntimeDir {
+    /// As it was named when the store was made.
+    pub(crate) named: String,
+    /// The store's own directory in it.
+    pub(crate) disk: Arc<dyn Disk>,
 }

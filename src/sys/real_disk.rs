@@ -53,6 +53,18 @@ impl RealDisk {
         }
     }
 
+    /// Device and inode of the directory.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = to_stat(&rustix::fs::fstat(self.at.dir())?);
+        Ok((stat.dev, stat.ino))
+    }
+
+    /// Whether two directories belong to the same user.
+    pub(crate) fn same_owner(&self, other: &Self) -> io::Result<bool> {
+        let owner = |disk: &Self| rustix::fs::fstat(disk.at.dir()).map(|stat| stat.st_uid);
+        Ok(owner(self)? == owner(other)?)
+    }
+
     /// Takes a directory back that was just made and turned out to be of no use.
     pub(crate) fn remove_empty_dir(path: &Path) {
         // If somebody has put something into it meanwhile, it stays.

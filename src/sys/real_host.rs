@@ -35,6 +35,8 @@ const BTRFS_MAGIC: u64 = 0x9123_683e;
 /// The machine, as a process with the store open sees it.
 pub(crate) struct RealHost {
     at: At,
+    /// Where shared memory is made and mapped.
+    maps: At,
     lock: OnceLock<LockFile>,
     /// Keeps two threads from opening LOCK at once: the second would hold bytes of its own.
     opening: parking_lot::Mutex<()>,
@@ -48,8 +50,14 @@ pub(crate) struct RealHost {
 impl RealHost {
     /// The machine under the store of `disk`.
     pub(crate) fn new(disk: &RealDisk) -> io::Result<Self> {
+        Self::with_maps(disk, disk)
+    }
+
+    /// The same, with shared memory in a directory of its own.
+    pub(crate) fn with_maps(disk: &RealDisk, maps: &RealDisk) -> io::Result<Self> {
         Ok(Self {
             at: disk.at.clone(),
+            maps: maps.at.clone(),
             lock: OnceLock::new(),
             opening: parking_lot::Mutex::new(()),
             mark: Arc::new(ForkMark::new()?),
@@ -113,22 +121,22 @@ impl Host for RealHost {
         if len < MIN_MAP || len % 8 != 0 {
             return Err(Errno::INVAL.into());
         }
-        let fd = self.at.open_file(path, Open::Create)?;
+        let fd = self.maps.open_file(path, Open::Create)?;
         let made = fill_with_zeros(&fd, len).and_then(|()| map_whole(&self.mark, &fd, len));
         if made.is_err() {
-            let _ = self.at.unlink(path);
+            let _ = self.maps.unlink(path);
         }
         made
     }
 
     fn open_map(&self, path: &str) -> io::Result<(Arena, Stat)> {
-        let fd = self.at.open_file(path, Open::Write)?;
+        let fd = self.maps.open_file(path, Open::Write)?;
         let stat = check_map(&fd)?;
         Ok((map_whole(&self.mark, &fd, stat.len)?, stat))
     }
 
     fn open_map_to_look(&self, path: &str) -> io::Result<(Arena, Stat)> {
-        let fd = self.at.open_file(path, Open::Read)?;
+        let fd = self.maps.open_file(path, Open::Read)?;
         let stat = check_map(&fd)?;
         let len = usize::try_from(stat.len).map_err(|_| Errno::FBIG)?;
         let map = MmapOptions::new().len(len).map_raw_read_only(&fd)?;

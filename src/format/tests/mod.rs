@@ -7,6 +7,7 @@ mod batch;
 mod message;
 mod payload;
 mod record;
+mod runtime;
 mod segment;
 mod sidecar;
 mod snap;
