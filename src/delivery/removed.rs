@@ -17,8 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{Draft, Kind, padded};
 use crate::shm::control::{
-    G_OUTSTANDING, G_SLOT_TOP, P_DEAD, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FIRST,
-    W_ROLLBACKS,
+    G_OUTSTANDING, G_SLOT_TOP, P_DEAD, P_DEAD_TOPIC, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER,
+    S_SEQ, T_FIRST, W_ROLLBACKS,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -81,7 +81,13 @@ fn remove_in(log: &Log, tx: &mut Tx<'_>, removal: &Removal<'_>) -> Result<(u64, 
     if from <= first {
         tx.set(first_at, first.max(to));
     } else {
-        put(tx, removal.group, merged.pop(), (from, to))?;
+        let known = merged.pop();
+        let slots = u64::from(log.ctl.layout.geometry.slots);
+        let free = slots.saturating_sub(tx.global(G_OUTSTANDING));
+        if known.is_none() && free <= KEPT_BACK.min(slots / 8) {
+            return Err(too_many());
+        }
+        put(tx, removal.group, known, (from, to))?;
     }
     for slot in merged.into_iter().chain(stale) {
         forget(tx, removal.group, slot)?;
@@ -110,25 +116,64 @@ fn append(log: &Log, tx: &mut Tx<'_>, group: u32, (from, to): Range) -> Result<(
     Ok(())
 }
 
+fn too_many() -> Error {
+    Error::new(
+        Code::LimitExceeded,
+        "too many dead letters were purged one by one while those around them stay; purge from \
+         the oldest on, or all",
+    )
+}
+
+/// Enters what the log tells of a group's dead letters into fresh shared memory: where its stream
+/// is and where it begins, what was purged from it, and how many are left.
+pub(crate) fn install(
+    log: &Log,
+    (group, stream): (u32, u32),
+    (first, next): (u64, u64),
+    runs: &[Range],
+) -> Result<()> {
+    let ctl = &log.ctl;
+    let mut first = first;
+    let mut kept: Vec<Range> = Vec::new();
+    for &(from, to) in runs {
+        if from <= first {
+            first = first.max(to).min(next);
+        } else {
+            kept.push((from, to));
+        }
+    }
+    let at = |word| ctl.layout.group(group, word);
+    let mut tx = ctl.begin(ctl.patience())?;
+    tx.set(at(P_DEAD_TOPIC), u64::from(stream) + 1);
+    tx.set(ctl.layout.topic(stream, T_FIRST), first);
+    tx.commit();
+    for &run in &kept {
+        let mut tx = ctl.begin(ctl.patience())?;
+        put(&mut tx, group, None, run)?;
+        tx.commit();
+    }
+    let mut dead = 0;
+    loop {
+        let some = log.candidates(stream, first, 512)?;
+        let Some(&(last, _)) = some.last() else { break };
+        let gone = |seq| kept.iter().any(|r| (r.0..r.1).contains(&seq));
+        dead += some.iter().filter(|(seq, _)| !gone(*seq)).count() as u64;
+        first = last + 1;
+    }
+    let mut tx = ctl.begin(ctl.patience())?;
+    tx.set(at(P_DEAD), dead);
+    tx.commit();
+    Ok(())
+}
+
 /// Enters a run, into a slot that it replaces or a new one.
-pub(crate) fn put(tx: &mut Tx<'_>, group: u32, slot: Option<u32>, run: Range) -> Result<()> {
+fn put(tx: &mut Tx<'_>, group: u32, slot: Option<u32>, run: Range) -> Result<()> {
     let layout = tx.ctl.layout;
     let slot = match slot {
         Some(slot) => slot,
         None => {
-            let slots = u64::from(layout.geometry.slots);
-            let free = slots.saturating_sub(tx.global(G_OUTSTANDING));
-            let fresh = if free > KEPT_BACK.min(slots / 8) {
-                slot::allocate(tx)?
-            } else {
-                None
-            };
-            let Some(slot) = fresh else {
-                return Err(Error::new(
-                    Code::LimitExceeded,
-                    "too many dead letters were purged one by one while those around them stay; \
-                     purge from the oldest on, or all",
-                ));
+            let Some(slot) = slot::allocate(tx)? else {
+                return Err(too_many());
             };
             slot::add(tx, layout.group(group, P_REMOVED), 1);
             slot
@@ -212,7 +257,7 @@ pub(crate) fn removed(ctl: &Ctl, group: u32) -> Result<Vec<Range>> {
 
 /// The dead-letter stream of a group, if it has one yet.
 pub(crate) fn stream_of(ctl: &Ctl, group: u32) -> Option<u32> {
-    let known = ctl.load(ctl.layout.group(group, crate::shm::control::P_DEAD_TOPIC));
+    let known = ctl.load(ctl.layout.group(group, P_DEAD_TOPIC));
     let stream = u32::try_from(known).ok()?.checked_sub(1)?;
     (stream < registry::topics(ctl)).then_some(stream)
 }

@@ -21,8 +21,7 @@ use crate::format::payload::{
 use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
 use crate::shm::control::{
-    P_CURSOR, P_DEAD, P_DEAD_TOPIC, P_GENERATION, P_LOST, P_LOST_COUNT, P_START, S_LSN, S_OWNER,
-    S_SEQ, T_FIRST,
+    P_CURSOR, P_GENERATION, P_LOST, P_LOST_COUNT, P_START, S_LSN, S_OWNER, S_SEQ,
 };
 
 /// A topic in the log.
@@ -442,7 +441,6 @@ impl Model {
 impl Model {
     /// Connects a group with its dead-letter stream: what was purged there, and how many are left.
     fn install_dead_letters(&self, log: &Log, id: u32, group: &Group) -> Result<()> {
-        let ctl = &log.ctl;
         let Some(topic) = self.topics.get(&group.topic) else {
             return Ok(());
         };
@@ -450,37 +448,9 @@ impl Model {
         let Some((&stream, found)) = self.topics.iter().find(|(_, t)| t.name == name) else {
             return Ok(());
         };
-        let mut first = found.first;
-        let mut kept: Vec<removed::Range> = Vec::new();
-        for (&from, &to) in self.removed.get(&id).into_iter().flatten() {
-            if from <= first {
-                first = first.max(to).min(found.next);
-            } else {
-                kept.push((from, to));
-            }
-        }
-        let at = |word| ctl.layout.group(id, word);
-        let mut tx = ctl.begin(ctl.patience())?;
-        tx.set(at(P_DEAD_TOPIC), u64::from(stream) + 1);
-        tx.set(ctl.layout.topic(stream, T_FIRST), first);
-        tx.commit();
-        for &run in &kept {
-            let mut tx = ctl.begin(ctl.patience())?;
-            removed::put(&mut tx, id, None, run)?;
-            tx.commit();
-        }
-        let mut dead = 0;
-        loop {
-            let some = log.candidates(stream, first, 512)?;
-            let Some(&(last, _)) = some.last() else { break };
-            let gone = |seq| kept.iter().any(|r| (r.0..r.1).contains(&seq));
-            dead += some.iter().filter(|(seq, _)| !gone(*seq)).count() as u64;
-            first = last + 1;
-        }
-        let mut tx = ctl.begin(ctl.patience())?;
-        tx.set(at(P_DEAD), dead);
-        tx.commit();
-        Ok(())
+        let runs = self.removed.get(&id).into_iter().flatten();
+        let runs: Vec<removed::Range> = runs.map(|(&from, &to)| (from, to)).collect();
+        removed::install(log, (id, stream), (found.first, found.next), &runs)
     }
 }
 
