@@ -271,7 +271,7 @@ impl Group {
                 if !got.is_empty() {
                     self.shared.pass_on();
                 }
-                self.hand_out(got, lease)
+                got
             };
             if !got.is_empty() {
                 return Ok(got);
@@ -294,15 +294,6 @@ impl Group {
             }
             self.shared.wait(Duration::from_millis(left), interrupts);
         }
-    }
-
-    fn hand_out(&self, got: Vec<(Claim, fetch::Fetched)>, lease: Lease) -> Vec<Delivery> {
-        got.into_iter()
-            .map(|(claim, fetched)| {
-                let keep = lease == Lease::Detached;
-                Delivery::new(Arc::clone(&self.shared), claim, fetched, keep)
-            })
-            .collect()
     }
 
     /// Acks many deliveries of this group, owned or borrowed, in few records. One result each.
@@ -337,7 +328,7 @@ enum Lease {
 
 impl Shared {
     /// Claims what is there, without waiting, and reads it.
-    fn claim(&self, max: usize, lease: Lease) -> Result<Vec<(Claim, fetch::Fetched)>> {
+    fn claim(self: &Arc<Self>, max: usize, lease: Lease) -> Result<Vec<Delivery>> {
         let log = &self.inner.log;
         let mut reading = self.reading.lock();
         if let Some(failure) = reading.failure.take() {
@@ -362,7 +353,7 @@ impl Shared {
                     bury::bury_ready(log, slot, self.id, seq, deadline)?;
                 }
                 Claimed::Messages(_) => {
-                    let got = self.read_claims(&mut reading, &claims);
+                    let got = self.read_claims(&mut reading, &claims, lease);
                     reading.claims = claims;
                     return got;
                 }
@@ -388,15 +379,17 @@ impl Shared {
     }
 
     fn read_claims(
-        &self,
+        self: &Arc<Self>,
         reading: &mut Reading,
         claims: &[Claim],
-    ) -> Result<Vec<(Claim, fetch::Fetched)>> {
+        lease: Lease,
+    ) -> Result<Vec<Delivery>> {
         let log = &self.inner.log;
+        let keep = lease == Lease::Detached;
         let mut got = Vec::with_capacity(claims.len());
         for claim in claims {
             match fetch::fetch(log, self.topic_id, claim.seq, claim.lsn, &mut reading.ahead) {
-                Ok(fetched) => got.push((*claim, fetched)),
+                Ok(fetched) => got.push(Delivery::new(Arc::clone(self), *claim, fetched, keep)),
                 Err(e) => {
                     self.give_up(claim, &e);
                     reading.failure.get_or_insert(e);

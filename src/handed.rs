@@ -232,7 +232,7 @@ fn settle_deadline(inner: &Inner) -> u64 {
 }
 
 pub(crate) fn ack_held(inner: &Arc<Inner>, held: &Held, flush: Flush) -> Result<()> {
-    let deadline = settle_deadline(inner);
+    let deadline = || settle_deadline(inner);
     let end = settle::ack(&inner.log, held, deadline)?;
     inner.settle_durability(flush, end, deadline).map(|_| ())
 }
@@ -252,7 +252,7 @@ pub(crate) fn reject_held(inner: &Arc<Inner>, held: &Held, reason: &str) -> Resu
     let end = settle::reject(&inner.log, held, reason, deadline)?;
     let sync = settle::acks_are_sync(&inner.log.ctl, held.group);
     let flush = if sync { Flush::Sync } else { Flush::Async };
-    inner.settle_durability(flush, end, deadline).map(|_| ())
+    inner.settle_durability(flush, end, || deadline).map(|_| ())
 }
 
 pub(crate) fn extend_held(inner: &Inner, held: &Held, lease: Duration) -> Result<()> {
@@ -301,7 +301,7 @@ pub(crate) fn ack_many(group: &Arc<Shared>, deliveries: &[&Delivery]) -> Vec<Res
     let (mut results, end) = settle::ack_many(&inner.log, &held, group.id, deadline);
     let sync = settle::acks_are_sync(&inner.log.ctl, group.id);
     let flush = if sync { Flush::Sync } else { Flush::Async };
-    if let Err(e) = inner.settle_durability(flush, end, deadline) {
+    if let Err(e) = inner.settle_durability(flush, end, || deadline) {
         for result in results.iter_mut().filter(|r| r.is_ok()) {
             *result = Err(e.clone());
         }

@@ -184,13 +184,14 @@ impl Inner {
         Keeper::unflushed(self, hurry);
     }
 
-    /// Waits until `lsn` is durable if `flush` asks for it; returns whether it is known to be.
+    /// Waits until `lsn` is durable if `flush` asks for it; returns whether it is known to be. The
+    /// deadline is asked for only then.
     #[inline]
     pub(crate) fn settle_durability(
         self: &Arc<Self>,
         flush: Flush,
         lsn: u64,
-        deadline: u64,
+        deadline: impl FnOnce() -> u64,
     ) -> Result<bool> {
         match flush {
             Flush::Async => {
@@ -198,7 +199,7 @@ impl Inner {
                 Ok(false)
             }
             Flush::Sync => {
-                if self.log.wait_durable(lsn, deadline)? {
+                if self.log.wait_durable(lsn, deadline())? {
                     Ok(true)
                 } else {
                     Err(self.log.flush_timeout())

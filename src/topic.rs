@@ -152,7 +152,7 @@ impl Topic {
         let flush = message.flush.unwrap_or(inner.options.flush);
         // Once it is appended, trying again is waiting again for the same position.
         stored.sent.durable =
-            attempts.run(|| inner.settle_durability(flush, stored.end, deadline))?;
+            attempts.run(|| inner.settle_durability(flush, stored.end, || deadline))?;
         Ok(stored.sent)
     }
 
@@ -195,7 +195,7 @@ impl Topic {
         } else {
             Flush::Sync
         };
-        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, deadline));
+        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, || deadline));
         let finish = |result: Result<(Sent, bool)>| {
             let (mut sent, sync) = result?;
             if sync {

@@ -240,6 +240,25 @@ impl Log {
         self.transact_holding(None, need, deadline, body)
     }
 
+    /// As [`Log::transact`], with a deadline that is only asked for when something must be waited
+    /// for: reading the clock costs as much as the rest of a small transaction.
+    #[inline]
+    pub(crate) fn transact_soon<T>(
+        &self,
+        need: Need,
+        deadline: impl FnOnce() -> u64,
+        mut body: impl FnMut(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(mut tx) = self.ctl.try_begin() {
+            if self.reserve(&mut tx, need)?.is_ok() {
+                let value = body(&mut tx)?;
+                tx.commit();
+                return Ok(value);
+            }
+        }
+        self.transact(need, deadline(), body)
+    }
+
     /// As [`Log::transact`], for whoever holds the maintenance byte and so must make room itself.
     #[inline]
     pub(crate) fn transact_holding<T>(

@@ -58,6 +58,13 @@ impl ReadAhead {
             segment.salt,
         ))
     }
+
+    /// The record at `lsn` where it lies, if all of it was read ahead and checks out.
+    #[inline]
+    pub(crate) fn record(&self, lsn: u64) -> Option<Record<'_>> {
+        let (bytes, salt) = self.get(lsn)?;
+        record::parse(bytes, lsn, salt).ok()
+    }
 }
 
 impl Log {
@@ -226,7 +233,7 @@ fn whole(bytes: &[u8], lsn: u64, salt: u64) -> Result<Stored, Short> {
     let Some(own) = bytes.get(..len) else {
         return Err(Short::Need(len));
     };
-    let Record { header, .. } = record::parse(own, lsn, salt).map_err(Short::Bad)?;
+    record::check_payload(&header, own).map_err(Short::Bad)?;
     Ok(Stored {
         lsn,
         header,

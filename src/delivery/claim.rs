@@ -79,8 +79,12 @@ pub(crate) fn claim(
     out: &mut Vec<Claim>,
 ) -> Result<Claimed> {
     let ctl = &log.ctl;
+    let mut tx = match ctl.try_begin() {
+        Some(tx) => tx,
+        None => ctl.begin(ctl.patience())?,
+    };
+    // Read once, and only now: the wait for the lock must not shorten the leases.
     let now = ctl.host.boottime_ms();
-    let mut tx = ctl.begin(ctl.patience())?;
     putback::expire_due(log, &mut tx, now)?;
     if let Some(lost) = report_loss(log, &mut tx, wanted.group)? {
         tx.commit();
@@ -108,7 +112,7 @@ pub(crate) fn claim(
         &mut tx,
         wanted,
         (candidates, asked_from),
-        max - (out.len() - before),
+        (max - (out.len() - before), now),
         out,
     )?;
     let handed_out = out.len() - before;
@@ -127,7 +131,7 @@ fn claim_new(
     tx: &mut Tx<'_>,
     wanted: Wanted,
     (candidates, asked_from): (&Candidates, u64),
-    mut room: usize,
+    (mut room, now): (usize, u64),
     out: &mut Vec<Claim>,
 ) -> Result<()> {
     let ctl = &log.ctl;
@@ -140,11 +144,9 @@ fn claim_new(
     }
     let topic = topic_of(tx, wanted.group)?;
     let visible = visible_end(tx, topic);
-    let now = ctl.host.boottime_ms();
-    for &(seq, lsn) in candidates {
-        if seq < cursor {
-            continue;
-        }
+    // They ascend: of a long list that is used up one by one, most lie behind the cursor.
+    let behind = candidates.partition_point(|(seq, _)| *seq < cursor);
+    for &(seq, lsn) in &candidates[behind..] {
         if room == 0 || lsn >= visible || !may_take_slot(tx, wanted.group) {
             break;
         }

@@ -38,12 +38,31 @@ pub(crate) fn fetch(
     lsn: u64,
     ahead: &mut ReadAhead,
 ) -> Result<Fetched> {
+    if let Some(fetched) = at_hand(stream, seq, lsn, ahead) {
+        return Ok(fetched);
+    }
     let stored = log.read(lsn, ahead)?;
     let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
     if part.kind != Kind::Release {
         return message(log, &part, ahead);
     }
     released(log, lsn, release_of(log, lsn, &part)?)
+}
+
+/// The common case, with one copy of the body and none of the record: a message in one record that
+/// was read ahead. Anything else, damage included, takes the long way.
+#[inline]
+fn at_hand(stream: u32, seq: u64, lsn: u64, ahead: &ReadAhead) -> Option<Fetched> {
+    let record = ahead.record(lsn)?;
+    let header = record.header;
+    if header.kind() != Ok(Some(Kind::Msg)) || header.stream != stream || header.seq != seq {
+        return None;
+    }
+    let meta = Meta::decode(record.ext).ok()?;
+    if meta.chunks.is_some() {
+        return None;
+    }
+    Some(fetched(lsn, record.body.to_vec(), &meta))
 }
 
 /// Reads the place that a dead letter has in its stream: where it comes from, and why.
@@ -167,19 +186,20 @@ fn message(log: &Log, part: &Part<'_>, ahead: &mut ReadAhead) -> Result<Fetched>
             (chunks.first_lsn, assemble(log, part, len, ahead)?)
         }
     };
-    Ok(Fetched {
+    Ok(fetched(id, body, &meta))
+}
+
+fn fetched(id: u64, body: Vec<u8>, meta: &Meta<'_>) -> Fetched {
+    let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
+    Fetched {
         id,
         body,
         sent_at_ms: meta.sent_at_ms,
         key: meta.key.map(str::to_owned),
         tag: meta.tag.map(str::to_owned),
-        headers: meta
-            .headers
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), v.to_vec()))
-            .collect(),
+        headers: meta.headers.iter().map(header).collect(),
         producer: meta.producer.map(|(name, seq)| (name.to_owned(), seq)),
-    })
+    }
 }
 
 /// Joins the chunks whose LSNs the message's record lists.

@@ -70,19 +70,20 @@ fn end_lease(tx: &mut Tx<'_>, held: &Held) -> Result<()> {
 }
 
 /// Settles one delivery as done. Returns the LSN that must be durable for the ack to be.
-pub(crate) fn ack(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
+/// The deadline is asked for when something must be waited for.
+pub(crate) fn ack(log: &Log, held: &Held, deadline: impl FnOnce() -> u64) -> Result<u64> {
     settle_with(log, held, reason::ACKED, deadline)
 }
 
 /// Settles a delivery whose message damage has taken.
 pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
-    settle_with(log, held, reason::LOST, deadline)
+    settle_with(log, held, reason::LOST, || deadline)
 }
 
-fn settle_with(log: &Log, held: &Held, why: u8, deadline: u64) -> Result<u64> {
+fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) -> Result<u64> {
     let mut draft = ack_draft(held.group, held.seq, why);
     let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
-    log.transact(need, deadline, |tx| {
+    log.transact_soon(need, deadline, |tx| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
         };

@@ -123,12 +123,24 @@ impl Ctl {
             return Err(Self::read_only());
         }
         lock::acquire(self, Which::Engine, deadline)?;
-        Ok(Tx {
+        Ok(self.change())
+    }
+
+    /// As [`Ctl::begin`], if lock E is free: nobody waits, so no clock is read.
+    #[inline]
+    pub(crate) fn try_begin(&self) -> Option<Tx<'_>> {
+        lock::try_acquire(self, Which::Engine).then(|| self.change())
+    }
+
+    /// A change of shared state; lock E is held.
+    #[inline]
+    fn change(&self) -> Tx<'_> {
+        Tx {
             ctl: self,
             noted: 0,
             sum: 0,
             open: true,
-        })
+        }
     }
 
     /// The latest time (BOOTTIME ms) until which a call without a time-out waits for a lock
