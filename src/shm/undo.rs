@@ -126,9 +126,13 @@ impl Ctl {
         Ok(self.change())
     }
 
-    /// As [`Ctl::begin`], if lock E is free: nobody waits, so no clock is read.
+    /// As [`Ctl::begin`], if lock E is free: nobody waits, so no clock is read. Never on a store
+    /// that is open for reading only.
     #[inline]
     pub(crate) fn try_begin(&self) -> Option<Tx<'_>> {
+        if self.is_frozen() {
+            return None;
+        }
         lock::try_acquire(self, Which::Engine).then(|| self.change())
     }
 
