@@ -5,9 +5,11 @@
 #[path = "support/members.rs"]
 mod members;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use keepq::sim::{Rng, SimOptions, SimWorld};
+use keepq::sim::{Rng, SimOptions, SimWorld, set_point_hook};
 use keepq::{Code, DeadLetter, DeadLetters, Flush};
 use members::{Member, assert_whole, body, id_of, kill_at, open, open_with, options};
 
@@ -259,6 +261,74 @@ fn a_purge_that_is_killed_takes_nothing_else_along() {
 fn a_purge_of_one_that_is_killed_takes_nothing_else_along() {
     kill_everywhere(|m| assert!(letters(m).purge_one(3).unwrap()), &[4]);
     kill_everywhere(|m| assert!(letters(m).purge_one(0).unwrap()), &[1]);
+}
+
+/// Sends until the log has one more segment.
+fn roll(m: &Member) {
+    let segments = |m: &Member| m.store.stats().unwrap().segments;
+    let before = segments(m);
+    while segments(m) == before {
+        m.send("other", 100, 900);
+    }
+}
+
+/// A purge of one at the k-th point of another process's maintenance, in which a snapshot is
+/// written. None: there are fewer points. Some(purged): whether it was not busy.
+fn purge_within_a_snapshot(base: &SimWorld, k: u64, (asked, seq): (u64, u64)) -> Option<bool> {
+    let world = base.fork();
+    let maintainer = open(&world);
+    // No snapshot is written for the new segment yet.
+    roll(&maintainer);
+    let other = open_with(&world, options().send_timeout(Duration::from_millis(50)));
+    let all = letters(&other);
+    let done = Rc::new(Cell::new(None));
+    let (points, result) = (Cell::new(0), Rc::clone(&done));
+    set_point_hook(Some(Box::new(move || {
+        points.set(points.get() + 1);
+        if points.get() == k {
+            result.set(Some(all.purge_one(seq).map_err(|e| e.code())));
+        }
+    })));
+    let maintained = maintainer.store.maintain();
+    set_point_hook(None);
+    // Busy: in the middle of a change of the other's.
+    let purged = done.take()?.map_or_else(
+        |code| {
+            assert_eq!(code, Code::Busy, "at point {k}");
+            false
+        },
+        |purged| {
+            assert!(purged, "at point {k}");
+            true
+        },
+    );
+    maintained.unwrap();
+    // The header of the next segment names the snapshot: a recovery begins with it.
+    roll(&maintainer);
+    maintainer.store.flush(None).unwrap();
+    let mut expected = vec![1, 3, 4, 6, 7, 8, 9];
+    expected.retain(|n| *n != asked || !purged);
+    for m in [open(&cut(&world)), maintainer, other] {
+        assert_eq!(numbers(&m), expected, "{asked} purged at point {k}");
+        assert_whole(&m.store, &format!("{asked} purged at point {k}"));
+    }
+    Some(purged)
+}
+
+#[test]
+fn a_snapshot_that_is_being_written_misses_no_purge() {
+    let base = SimWorld::new(SimOptions::default());
+    let m = open(&base);
+    bury(&m, 1..=9);
+    assert!(purge_number(&m, 2) && purge_number(&m, 5));
+    m.leaves();
+    // The first, which takes the run behind it along; at both ends of a run; alone.
+    for which in [(1, 0), (4, 3), (6, 5), (9, 8)] {
+        let results = (1..).map_while(|k| purge_within_a_snapshot(&base, k, which));
+        let results: Vec<bool> = results.collect();
+        let purged = results.iter().filter(|purged| **purged).count();
+        assert!(purged >= 10, "{purged} of {}", results.len());
+    }
 }
 
 #[test]

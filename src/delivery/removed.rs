@@ -75,7 +75,12 @@ fn remove_in(log: &Log, tx: &mut Tx<'_>, removal: &Removal<'_>) -> Result<(u64, 
     }
     stale.truncate(STEP);
     if !broken!(PurgeNotNoted) {
-        append(log, tx, removal.group, (from, to))?;
+        let noted = if broken!(PurgeNotedInPart) {
+            removal.range
+        } else {
+            (from, to)
+        };
+        append(log, tx, removal.group, noted)?;
     }
     let end = tx.global(crate::shm::control::G_TAIL);
     if from <= first {

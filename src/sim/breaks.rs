@@ -82,6 +82,8 @@ breaks! {
     ConfigureNotFlushed = "configure_not_flushed",
     /// Purged dead letters are not noted in the log.
     PurgeNotNoted = "purge_not_noted",
+    /// A purge notes only what it was asked to remove, not the whole run it belongs to.
+    PurgeNotedInPart = "purge_noted_in_part",
     /// A purge of dead letters returns before it is durable.
     PurgeNotFlushed = "purge_not_flushed",
     /// A segment is removed before the records that released it are durable.
