@@ -266,6 +266,7 @@ impl Group {
         loop {
             let got = {
                 let _call = inner.enter()?;
+                inner.check_writable()?;
                 Keeper::start(inner);
                 let got = self.shared.claim(max, lease)?;
                 if !got.is_empty() {

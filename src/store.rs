@@ -345,6 +345,7 @@ impl Store {
     }
 
     fn held(&self, receipt: &Receipt) -> Result<crate::delivery::settle::Held> {
+        self.inner.check_writable()?;
         if receipt.store != store_hash(&self.inner) {
             return Err(Error::new(
                 Code::BadReceipt,
