@@ -25,7 +25,7 @@ use crate::shm::control::{
     W_FLUSH_TARGET, W_FLUSHES, W_INTENT, W_LOCK_F, W_MARKED, W_PUBLISHED, W_RESEALS, W_WRITTEN,
 };
 use crate::shm::lock::{self, Which};
-use crate::shm::{member, wake};
+use crate::shm::{member, pace, wake};
 use crate::sys::{Handle, Open};
 
 /// Most bytes of one write.
@@ -93,6 +93,9 @@ impl Log {
     /// `Ok(false)`: the deadline (BOOTTIME ms) came first.
     pub(crate) fn wait_durable(&self, lsn: u64, deadline: u64) -> Result<bool> {
         let ctl = &self.ctl;
+        if ctl.load(W_DURABLE) < lsn {
+            pace::comes(ctl);
+        }
         loop {
             if ctl.load(W_DURABLE) >= lsn {
                 return Ok(true);
@@ -101,6 +104,9 @@ impl Log {
                 return Err(self.failed().with_outcome(Outcome::MaybeStored));
             }
             if let Some(mut lead) = Lead::try_new(self) {
+                if ctl.load(W_DURABLE) < lsn {
+                    pace::gather(ctl);
+                }
                 self.lead(&mut lead)
                     .map_err(|e| e.or_outcome(Outcome::MaybeStored))?;
                 continue;
@@ -204,11 +210,14 @@ impl Log {
         ctl.publish(W_FLUSH_TARGET, target);
         lead.number += 1;
         ctl.publish(W_FLUSH_BEGUN, lead.number);
+        pace::takes(ctl);
         if target <= ctl.load(W_DURABLE) {
             return Ok(());
         }
+        let started = ctl.host.nanos();
         match self.flush_to(target) {
             Ok(()) => {
+                pace::took(ctl, ctl.host.nanos().saturating_sub(started));
                 ctl.publish(W_FLUSHES, ctl.load(W_FLUSHES).wrapping_add(1));
                 Ok(())
             }

@@ -18,6 +18,7 @@
 //! | `WRITTEN`, `INTENT` | the flush leader | F | repair of F sets `WRITTEN` = `DURABLE` |
 //! | `DURABLE` | the flush leader, after fdatasync | F | the old or the new value, both true |
 //! | `FLUSH_STATE`, `FLUSH_ERRNO` | the flush leader | F | RESEALING: the next leader reseals |
+//! | `COME`, `TAKEN`, batch, mean | senders, the flush leader | -, F | a hint: one short wait |
 //! | armed, event | anybody | - | a lost hint: costs a wait of at most 50 ms |
 //! | ring bytes | an appender | E | bytes at or above `PUBLISHED`: never read |
 //!
@@ -86,6 +87,14 @@ pub(crate) const W_ARMED_DURABLE: usize = P1 + 448;
 pub(crate) const W_DAMAGED: usize = P1 + 456;
 /// Where the log ended when the last WATERMARK record was appended.
 pub(crate) const W_MARKED: usize = P1 + 464;
+
+/// Senders that have come to wait for the disk, ever (a hint, as the next three: see `pace`).
+pub(crate) const W_COME: usize = P1 + 512;
+/// The same when the last flush chose what it covers, and those between the last two such moments.
+pub(crate) const W_TAKEN: usize = P1 + 576;
+pub(crate) const W_FLUSH_BATCH: usize = P1 + 584;
+/// Mean time of flushes, in nanoseconds.
+pub(crate) const W_FLUSH_NANOS: usize = P1 + 592;
 
 /// Flushing works.
 pub(crate) const FLUSH_OK: u64 = 0;

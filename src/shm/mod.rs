@@ -4,11 +4,13 @@
 //! - [`undo`] is the one way to change shared state: [`Ctl::set`](undo::Tx::set) under lock E.
 //! - [`lock`] is the futex lock whose dead owner is found by its OFD byte, never by time.
 //! - [`member`] is the table of processes, their reaping and the sweep.
+//! - [`pace`] is when a flush leader starts.
 //! - [`wake`] is how threads of different processes wait for one another, always bounded.
 
 pub(crate) mod control;
 pub(crate) mod lock;
 pub(crate) mod member;
+pub(crate) mod pace;
 pub(crate) mod undo;
 pub(crate) mod wake;
 

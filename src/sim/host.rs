@@ -222,6 +222,13 @@ impl Host for SimHost {
         std::thread::yield_now();
     }
 
+    fn nanos(&self) -> u64 {
+        // Nothing takes time here that is worth measuring, and so nobody lingers.
+        0
+    }
+
+    fn linger(&self, _nanos: u64, _enough: &dyn Fn() -> bool) {}
+
     fn forked(&self) -> bool {
         false
     }

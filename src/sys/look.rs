@@ -335,6 +335,14 @@ impl Host for LookHost {
         self.below.pause(time);
     }
 
+    fn nanos(&self) -> u64 {
+        self.below.nanos()
+    }
+
+    fn linger(&self, nanos: u64, enough: &dyn Fn() -> bool) {
+        self.below.linger(nanos, enough);
+    }
+
     fn forked(&self) -> bool {
         self.below.forked()
     }

@@ -161,6 +161,10 @@ pub(crate) trait Host: Send + Sync {
     fn wake(&self, arena: &Arena, offset: usize, count: u32) -> usize;
     /// Lets time pass before something is tried again that sends no wake-up.
     fn pause(&self, time: Duration);
+    /// Nanoseconds of a clock that only runs forward, to measure with.
+    fn nanos(&self) -> u64;
+    /// Lets other threads run until there are `enough` of them, for so many nanoseconds at most.
+    fn linger(&self, nanos: u64, enough: &dyn Fn() -> bool);
     /// Whether this process is a forked child of the one that made the host.
     fn forked(&self) -> bool;
     /// Whether engine threads may be started (not in the simulator, which calls them itself).

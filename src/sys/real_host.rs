@@ -205,6 +205,19 @@ impl Host for RealHost {
         std::thread::sleep(time);
     }
 
+    fn nanos(&self) -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+        seconds.unwrap_or(0).saturating_mul(1_000_000_000) + nanos.unwrap_or(0)
+    }
+
+    fn linger(&self, nanos: u64, enough: &dyn Fn() -> bool) {
+        let started = self.nanos();
+        while !enough() && self.nanos().saturating_sub(started) < nanos {
+            rustix::thread::sched_yield();
+        }
+    }
+
     fn forked(&self) -> bool {
         self.mark.forked()
     }

@@ -85,6 +85,7 @@ pub(crate) trait Queue: Send + Sync {
 }
 
 /// Every peer that was built, keepq first.
+#[allow(unused_mut, reason = "not every selection of peers adds to it")]
 pub(crate) fn all() -> Vec<&'static dyn Peer> {
     let mut all: Vec<&'static dyn Peer> = vec![&crate::peers::keepq::Keepq];
     #[cfg(feature = "okaywal")]
