@@ -41,14 +41,9 @@ pub(crate) fn in_use(ctl: &Ctl, slot: u32) -> bool {
 
 /// Whether any other process has the store open (its byte is held).
 pub(crate) fn anybody_alive(host: &dyn crate::sys::Host, members: u32) -> Result<bool> {
-    for slot in 0..members {
-        match host.probe_byte(byte(slot)) {
-            Ok(Probe::Held) => return Ok(true),
-            Ok(Probe::Free) => {}
-            Err(e) => return Err(Error::io("probe the locks of", "LOCK", &e)),
-        }
-    }
-    Ok(false)
+    let probed = host.probe_bytes(byte(0), u64::from(members));
+    let probed = probed.map_err(|e| Error::io("probe the locks of", "LOCK", &e))?;
+    Ok(probed == Probe::Held)
 }
 
 /// Takes a member slot. Byte 0 is held, so nobody else joins meanwhile.

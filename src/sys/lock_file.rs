@@ -102,8 +102,9 @@ impl LockFile {
         self.control(libc::F_OFD_SETLK, &mut range)
     }
 
-    pub(super) fn probe(&self, byte: u64) -> io::Result<Probe> {
-        let mut range = range_of(byte, libc::F_WRLCK)?;
+    pub(super) fn probe(&self, first: u64, count: u64) -> io::Result<Probe> {
+        let mut range = range_of(first, libc::F_WRLCK)?;
+        range.l_len = i64::try_from(count).map_err(|_| Errno::INVAL)?;
         self.control(libc::F_OFD_GETLK, &mut range)?;
         if range.l_type == short(libc::F_UNLCK) {
             Ok(Probe::Free)

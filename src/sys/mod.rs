@@ -137,6 +137,15 @@ pub(crate) trait Host: Send + Sync {
     fn unlock_byte(&self, byte: u64);
     /// Whether some *other* open file description holds the byte. One's own hold reads `Free`.
     fn probe_byte(&self, byte: u64) -> io::Result<Probe>;
+    /// The same for any of `count` bytes from `first` on.
+    fn probe_bytes(&self, first: u64, count: u64) -> io::Result<Probe> {
+        for byte in first..first.saturating_add(count) {
+            if self.probe_byte(byte)? == Probe::Held {
+                return Ok(Probe::Held);
+            }
+        }
+        Ok(Probe::Free)
+    }
     /// Creates a shared-memory file of `len` bytes, fully written with zeros, at `path` (which
     /// must not exist), and maps it.
     fn create_map(&self, path: &str, len: u64) -> io::Result<Arena>;

@@ -114,7 +114,15 @@ impl Host for RealHost {
     }
 
     fn probe_byte(&self, byte: u64) -> io::Result<Probe> {
-        self.lock()?.probe(byte)
+        self.lock()?.probe(byte, 1)
+    }
+
+    fn probe_bytes(&self, first: u64, count: u64) -> io::Result<Probe> {
+        if count == 0 {
+            // To the kernel a length of zero means all there are.
+            return Ok(Probe::Free);
+        }
+        self.lock()?.probe(first, count)
     }
 
     fn create_map(&self, path: &str, len: u64) -> io::Result<Arena> {

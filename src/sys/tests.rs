@@ -257,8 +257,13 @@ fn a_byte_of_lock_is_held_against_other_hosts_until_its_host_goes() {
     );
     assert_eq!(second.probe_byte(16).unwrap(), Probe::Held);
     assert_eq!(first.probe_byte(17).unwrap(), Probe::Held);
+    assert_eq!(first.probe_bytes(16, 2).unwrap(), Probe::Held);
+    assert_eq!(first.probe_bytes(16, 1).unwrap(), Probe::Free);
+    assert_eq!(first.probe_bytes(18, 1024).unwrap(), Probe::Free);
+    assert_eq!(first.probe_bytes(0, 0).unwrap(), Probe::Free);
     second.unlock_byte(17);
     assert_eq!(first.probe_byte(17).unwrap(), Probe::Free);
+    assert_eq!(first.probe_bytes(16, 1024).unwrap(), Probe::Free);
     drop(first);
     assert_eq!(second.probe_byte(16).unwrap(), Probe::Free);
     assert!(second.try_lock_byte(16).unwrap());
