@@ -267,12 +267,22 @@ fn give_back(log: &Log) -> Result<()> {
 
 /// Writes the snapshot that is due: a store that is opened for a moment only, again and again,
 /// would never get one. What names its topics would then stand in its first segment alone.
+///
+/// And the index of the last sealed segment, if it is still to be written: damage that comes before
+/// the next open would leave nothing to tell what the segment held.
 pub(crate) fn before_leaving(log: &Log) {
-    if !snapshot::is_due(log) || log.ctl.global(G_ACTIVE) <= 1 {
+    let active = log.ctl.global(G_ACTIVE);
+    if active <= 1 {
         return;
     }
     let written = log.try_maintain().and_then(|held| match held {
-        Some(held) => snapshot::write(log, &held),
+        Some(held) => {
+            if snapshot::is_due(log) {
+                snapshot::write(log, &held)?;
+            }
+            log.flush_now(log.ctl.patience())?;
+            log.write_pending_sidecar(active).map(|_| ())
+        }
         None => Ok(()),
     });
     report("writing a snapshot before leaving", written);

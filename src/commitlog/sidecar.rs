@@ -125,7 +125,12 @@ impl Log {
     fn rebuild_sidecar(&self, segment: &Arc<Segment>) -> Result<Sidecar> {
         let mut builder = self.builder(segment);
         let mut problem = None;
+        let mut end = segment.base + HEADER_SPAN;
         self.scan_segment(segment, &mut |lsn, record| {
+            if lsn > end {
+                builder.note_hole(end, lsn);
+            }
+            end = lsn + record.header.padded_len() as u64;
             if let Err(bad) = index_record(&mut builder, lsn, record) {
                 problem.get_or_insert((lsn, bad));
             }

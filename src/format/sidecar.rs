@@ -92,6 +92,8 @@ fn append(runs: &mut Vec<Run>, seq: u64, offset: u32) {
 pub(crate) struct SidecarBuilder {
     header: SidecarHeader,
     streams: BTreeMap<u32, Stream>,
+    /// Offsets from the first to the last that could not be read.
+    hole: std::ops::Range<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +130,7 @@ impl SidecarBuilder {
         Self {
             header,
             streams: BTreeMap::new(),
+            hole: 0..0,
         }
     }
 
@@ -149,14 +152,39 @@ impl SidecarBuilder {
         let stream = self.streams.entry(stream).or_default();
         match stream.runs.last() {
             Some(run) if seq < run.end() => stream.late.push((seq, offset)),
-            _ => append(&mut stream.runs, seq, offset),
+            Some(run) => {
+                // Within a segment sequences have no gaps: what is missing was in the hole.
+                let missing = run.end()..seq;
+                let hole = self.hole.clone();
+                for (missing, at) in missing.zip(hole) {
+                    append(&mut stream.runs, missing, at);
+                }
+                append(&mut stream.runs, seq, offset);
+            }
+            None => append(&mut stream.runs, seq, offset),
         }
         Ok(())
     }
 
+    /// While the index is made again from a segment: between these LSNs nothing can be read.
+    /// Messages that are missing there get places in the hole, so that whoever reads them is told.
+    pub(crate) fn note_hole(&mut self, from: u64, to: u64) {
+        let offset = |lsn: u64| u32::try_from(lsn.saturating_sub(self.header.base) / 16);
+        if let (Ok(from), Ok(to)) = (offset(from), offset(to)) {
+            let first = if self.hole.is_empty() {
+                from
+            } else {
+                self.hole.start
+            };
+            self.hole = first..to;
+        }
+    }
+
     /// The content of the file.
     pub(crate) fn finish(self) -> Vec<u8> {
-        let SidecarBuilder { header, streams } = self;
+        let SidecarBuilder {
+            header, streams, ..
+        } = self;
         let entries: Vec<(u32, Run)> = streams
             .into_iter()
             .flat_map(|(id, stream)| stream.sorted().into_iter().map(move |run| (id, run)))

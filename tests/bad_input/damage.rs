@@ -275,10 +275,15 @@ fn the_rest_is_there(path: &Path, lost_at_least: usize, lost_at_most: usize) {
 
 #[test]
 fn a_sealed_segment_with_a_hole_loses_what_was_in_it_and_says_so() {
-    for cold in [false, true] {
-        let place = Place::new(&format!("hole-{cold}"));
+    for (cold, indexed) in [(false, true), (true, true), (false, false), (true, false)] {
+        let place = Place::new(&format!("hole-{cold}-{indexed}"));
         filled(&place.store(), MESSAGES);
         let path = segment(&place.store(), 2);
+        let index = path.with_file_name("00000002.idx");
+        assert!(index.exists(), "written before the store was closed");
+        if !indexed {
+            std::fs::remove_file(&index).unwrap();
+        }
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(&[0x5a; 8192], 600_000).unwrap();
         let report = keepq::verify(place.store(), &mut |_, _| {}).unwrap();
