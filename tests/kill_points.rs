@@ -538,8 +538,15 @@ fn nothing_that_is_half_done_is_flushed() {
     }
 }
 
-#[test]
-fn a_living_owner_is_never_robbed() {
+/// Who waits for a lock.
+#[derive(Debug, Clone, Copy)]
+enum Waiter {
+    AnotherProcess,
+    /// Through its own descriptor, its own byte of LOCK reads free.
+    AnotherThread,
+}
+
+fn never_robbed_by(waiter: Waiter) {
     let mut refused = 0;
     for k in 1.. {
         let world = SimWorld::new(SimOptions::default());
@@ -547,7 +554,10 @@ fn a_living_owner_is_never_robbed() {
         let group = slow.group("t", "g");
         slow.send("t", 1, 100);
         slow.send("t", 2, 100);
-        let topic = other.store.topic("t").unwrap();
+        let topic = match waiter {
+            Waiter::AnotherProcess => other.store.topic("t").unwrap(),
+            Waiter::AnotherThread => slow.store.topic("t").unwrap(),
+        };
         // At its k-th point the slow one stands still, for as long as the other has patience.
         let count = Cell::new(0);
         let said = Rc::new(Cell::new(None));
@@ -569,9 +579,19 @@ fn a_living_owner_is_never_robbed() {
             .flatten()
             .collect();
         let owed: &[u64] = if sent { &[2, 3] } else { &[2] };
-        assert_eq!(left, owed, "stopped at point {k}");
+        assert_eq!(left, owed, "{waiter:?}, stopped at point {k}");
         slow.leaves();
         other.leaves();
     }
     assert!(refused > 10, "only {refused} stops with a lock held");
+}
+
+#[test]
+fn a_living_owner_is_never_robbed() {
+    never_robbed_by(Waiter::AnotherProcess);
+}
+
+#[test]
+fn a_thread_does_not_take_its_own_process_for_dead() {
+    never_robbed_by(Waiter::AnotherThread);
 }
