@@ -515,6 +515,51 @@ fn no_place_of_a_machine_is_named() {
     assert_none("the project knows no place of a machine", &offences);
 }
 
+/// The cells of the rows of a table, without its first two lines.
+fn rows(table: &str) -> Vec<Vec<String>> {
+    let lines = table.lines().filter(|line| line.starts_with('|')).skip(2);
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect();
+    lines.map(|line| cells(line.trim_matches('|'))).collect()
+}
+
+#[test]
+fn each_cell_of_the_guarantees_names_tests_that_exist() {
+    let text = read(&root().join("docs/GUARANTEES.md")).text;
+    let parts: Vec<&str> = text.split("| call that returned |").collect();
+    let [_, promises, tests] = parts.as_slice() else {
+        panic!("the guarantees are two tables, one of promises and one of tests");
+    };
+    let end = tests.find("| promise |").unwrap();
+    let (promises, tests) = (rows(promises), rows(&tests[..end]));
+    let sources = sources();
+    let exists = |name: &str| {
+        let (file, test) = name.split_once(' ').unwrap_or((name, ""));
+        let mut homes = sources.iter().filter(|source| {
+            source.path == format!("tests/{file}.rs")
+                || source.path.starts_with(&format!("tests/{file}/"))
+        });
+        homes.any(|home| test.is_empty() || home.text.contains(&format!("fn {test}(")))
+    };
+    let mut offences = Vec::new();
+    for row in &promises {
+        let tested = tests.iter().find(|tested| tested[0] == row[0]);
+        let Some(tested) = tested.filter(|tested| tested.len() == row.len()) else {
+            offences.push(format!("{}: its tests are not named", row[0]));
+            continue;
+        };
+        for (promise, cell) in row.iter().zip(tested).skip(1) {
+            let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+            if named.is_empty() && promise != "-" {
+                offences.push(format!("{}: {promise:?} has no test", row[0]));
+            }
+            let missing = named.into_iter().filter(|name| !exists(name));
+            offences.extend(missing.map(|name| format!("{}: no test {name}", row[0])));
+        }
+    }
+    assert!(promises.len() > 5);
+    assert_none("every cell of docs/GUARANTEES.md has a test", &offences);
+}
+
 #[test]
 fn the_rules_see_what_they_look_for() {
     let code = blanked("a /* unsafe { */ \"todo!\" 'x' '\\'' r#\"std::fs\"# b // dbg!(\nc");
