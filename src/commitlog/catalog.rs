@@ -2,8 +2,8 @@
 //!
 //! Segments that may hold bytes not yet durable are in shared memory ([`super::recent`]); all
 //! others are known by their headers on disk. What was read is kept until the words it depends on
-//! (active and oldest segment, reseals) change; then the directory is listed again and only new
-//! headers are read.
+//! (active and oldest segment, reseals, rollbacks) change; then the directory is listed again and
+//! only new headers are read. After a rollback all are: a roll may have been seen that never was.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::segment::{
     Adoption, HEADER_BLOCK, SegmentHeader, adoption, file_name, parse_file_name,
 };
-use crate::shm::control::{G_ACTIVE, G_OLDEST, W_RESEALS};
+use crate::shm::control::{G_ACTIVE, G_OLDEST, W_RESEALS, W_ROLLBACKS};
 use crate::sys::{Handle, Open};
 
 /// What makes a catalog stale when it changes.
@@ -24,6 +24,7 @@ struct Key {
     active: u64,
     oldest: u64,
     reseals: u64,
+    rollbacks: u64,
 }
 
 /// The segments known to this process.
@@ -110,15 +111,19 @@ impl Log {
 
     fn refresh(&self, catalog: &mut Catalog) -> Result<()> {
         loop {
+            // First: what is read after it may be rolled back, which then changes it.
+            let rollbacks = self.ctl.load(W_ROLLBACKS);
             let key = Key {
                 active: self.ctl.global(G_ACTIVE),
                 oldest: self.ctl.global(G_OLDEST),
                 reseals: self.ctl.load(W_RESEALS),
+                rollbacks,
             };
             if catalog.key == key {
                 return Ok(());
             }
-            let kept = if catalog.key.reseals == key.reseals {
+            let same = |k: &Key| (k.reseals, k.rollbacks);
+            let kept = if same(&catalog.key) == same(&key) {
                 std::mem::take(&mut catalog.by_base)
             } else {
                 BTreeMap::new()
@@ -130,6 +135,10 @@ impl Log {
                 }
                 // Reclaimed between the listing and the look at its header.
                 Err(e) if is_missing(&e) && self.ctl.global(G_OLDEST) != key.oldest => {
+                    *catalog = Catalog::default();
+                }
+                // A roll that was rolled back meanwhile: its segment has no header.
+                Err(_) if self.ctl.load(W_ROLLBACKS) != rollbacks => {
                     *catalog = Catalog::default();
                 }
                 Err(e) => return Err(e),

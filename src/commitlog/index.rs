@@ -100,7 +100,6 @@ impl Log {
         };
         let mut chain = tx.get(at(3));
         if count == 0 {
-            tx.set(at(0), active);
             tx.set(at(1), seq);
         }
         if count % BLOCK_ENTRIES == 0 {
@@ -125,6 +124,10 @@ impl Log {
         );
         count += 1;
         tx.set(at(2), count);
+        if count == 1 {
+            // Last: until then nobody takes what an older segment left here for this one's.
+            tx.set(at(0), active);
+        }
     }
 
     /// Notes that a record of the active segment refers to an older LSN.

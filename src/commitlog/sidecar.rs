@@ -81,8 +81,17 @@ impl Log {
         Ok(Vec::new())
     }
 
-    /// The lowest LSN that a sealed segment refers to.
+    /// The lowest LSN that a sealed segment refers to: from its index region as long as it has one,
+    /// since its file may not hold all of it before.
     pub(super) fn min_ref(&self, segment: &Arc<Segment>) -> Result<u64> {
+        let ctl = &self.ctl;
+        let region = region_of(segment.number);
+        let holder = || ctl.load(ctl.layout.region(region, X_NUMBER));
+        let before = holder();
+        let in_memory = ctl.load(ctl.layout.region(region, X_MIN_REF));
+        if before == segment.number && holder() == before {
+            return Ok(in_memory);
+        }
         Ok(self.contents(segment)?.1)
     }
 
@@ -122,7 +131,20 @@ impl Log {
     }
 
     /// Builds the index by reading the whole segment, and stores it for others if that works.
+    ///
+    /// Only of one that is durable to its end: what is still in the ring would be missing from the
+    /// index for ever, and those messages would count as settled.
     fn rebuild_sidecar(&self, segment: &Arc<Segment>) -> Result<Sidecar> {
+        if segment.end > self.ctl.load(W_DURABLE) {
+            return Err(Error::new(
+                crate::Code::Internal,
+                format!(
+                    "segment {} is to be indexed before it is durable",
+                    segment.number
+                ),
+            )
+            .at_position(segment.base));
+        }
         let mut builder = self.builder(segment);
         let mut problem = None;
         let mut end = segment.base + HEADER_SPAN;
