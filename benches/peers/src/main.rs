@@ -18,6 +18,8 @@ mod report;
 mod roles;
 mod rounds;
 mod run;
+// The same two counters as in `keepq bench`.
+#[path = "../../../bindings/cli/src/bench/shared_word.rs"]
 mod shared_words;
 mod syncs;
 mod targets;

@@ -1,6 +1,6 @@
 //! Two words that two processes share, for the bare futex hop that keepq's hop is compared with.
 //!
-//! The only unsafe code of the program: a reference into a file both processes map.
+//! The only unsafe code here: a reference into a file both processes map.
 
 #![allow(unsafe_code)]
 
