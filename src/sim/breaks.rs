@@ -64,15 +64,13 @@ breaks! {
     SlotFreedBeforeRepair = "slot_freed_before_repair",
     /// A reused slot keeps its generation.
     GenerationNotBumped = "generation_not_bumped",
-    /// A full disk is noticed after the state has changed.
-    EnospcAfterStateChange = "enospc_after_state_change",
     /// A member probes its own byte and finds itself dead.
     OwnSlotProbed = "own_slot_probed",
     /// A recovery goes on with the next sequence and position.
     SequencesNotJumped = "sequences_not_jumped",
     /// A segment is removed below the first chunk of a send in progress.
     ReclaimBelowChunk = "reclaim_below_chunk",
-    /// A wake-up that a killed waiter took is not handed on.
+    /// Nobody is woken by a message or a flush.
     WakeLost = "wake_lost",
     /// What decides on reclaim is read from half a transaction that is rolled back.
     ReclaimOnHalfRead = "reclaim_on_half_read",
@@ -100,8 +98,6 @@ breaks! {
     NoReserveForAcks = "no_reserve_for_acks",
     /// A leader's death around its sync is not made good.
     IntentIgnored = "intent_ignored",
-    /// A second recovery finds something else than the first.
-    RecoveryNotIdempotent = "recovery_not_idempotent",
     /// A damaged record is passed over without a word.
     SilentSkipOverBadCrc = "silent_skip_over_bad_crc",
     /// A failed store takes sends again.
