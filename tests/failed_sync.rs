@@ -6,11 +6,9 @@
 #[path = "support/members.rs"]
 mod members;
 
-use std::collections::BTreeMap;
-
 use keepq::sim::{Fault, FaultPlan, SimOptions, SimWorld};
 use keepq::{Flush, Outcome};
-use members::{Member, drain, ids, kill_at, open, open_with, options};
+use members::{Member, kill_at, open, open_with, options, owed};
 
 fn fail_call(world: &SimWorld, nth_call: u64) {
     world.plan_fault(FaultPlan {
@@ -24,9 +22,9 @@ fn fail_call(world: &SimWorld, nth_call: u64) {
 fn after_a_cut(world: &SimWorld) -> Vec<u64> {
     let cut = world.power_cut_with(|_| 1);
     let member = open(&cut);
-    let owed: BTreeMap<_, _> = ids(&drain(&cut, &member.store));
+    let owed = owed(&cut, &member.store);
     member.leaves();
-    owed.into_values().flatten().collect()
+    owed
 }
 
 #[test]

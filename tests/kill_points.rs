@@ -19,7 +19,7 @@ use std::time::Duration;
 use deaths::{Case, NOTHING, run};
 use keepq::sim::{Fate, SimOptions, SimWorld, run_member, set_point_hook};
 use keepq::{Flush, OutMessage};
-use members::{Member, assert_whole, body, drain, ids, kill_at, open, open_with, options};
+use members::{Member, assert_whole, body, kill_at, open, open_with, options, owed};
 
 fn send(member: &Member, topic: &str, id: u64, flush: Flush) {
     let body = body(id, 100);
@@ -494,8 +494,7 @@ fn reclaim_believes_nothing_that_is_half_done() {
             living.store.flush(None).unwrap();
         }
         living.store.look();
-        let left = ids(&drain(&world, &living.store));
-        let left: Vec<u64> = left.into_values().flatten().collect();
+        let left = owed(&world, &living.store);
         assert_eq!(left, [1, 16], "killed at point {k}");
         if survived {
             break;
@@ -523,10 +522,7 @@ fn nothing_that_is_half_done_is_flushed() {
         living.store.flush(None).unwrap();
         let cut = world.power_cut_with(|_| 1);
         let heir = open(&cut);
-        let left: Vec<u64> = ids(&drain(&cut, &heir.store))
-            .into_values()
-            .flatten()
-            .collect();
+        let left = owed(&cut, &heir.store);
         assert!(
             left == [1, 3] || left == [1, 2, 3],
             "killed at {k}: {left:?}"
@@ -574,12 +570,9 @@ fn never_robbed_by(waiter: Waiter) {
         let Some(sent) = said.get() else { break };
         refused += u64::from(!sent);
         assert_whole(&other.store, &format!("after a stop at {k}"));
-        let left: Vec<u64> = ids(&drain(&world, &other.store))
-            .into_values()
-            .flatten()
-            .collect();
-        let owed: &[u64] = if sent { &[2, 3] } else { &[2] };
-        assert_eq!(left, owed, "{waiter:?}, stopped at point {k}");
+        let left = owed(&world, &other.store);
+        let expected: &[u64] = if sent { &[2, 3] } else { &[2] };
+        assert_eq!(left, expected, "{waiter:?}, stopped at point {k}");
         slow.leaves();
         other.leaves();
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use keepq::sim::{SimOptions, SimWorld, set_point_hook};
-use members::{drain, ids, open};
+use members::{open, owed};
 
 /// The number after that of the last message.
 const LAST: u64 = 18;
@@ -65,13 +65,10 @@ fn interrupted_at(k: u64) -> Done {
     other.dies();
     let cut = world.power_cut_with(|_| 1);
     let heir = open(&cut);
-    let left: Vec<u64> = ids(&drain(&cut, &heir.store))
-        .into_values()
-        .flatten()
-        .collect();
-    let mut owed: Vec<u64> = (1..LAST).collect();
-    owed.retain(|&id| !(id == 1 && reached.acked || id == 8 && !reached.sent));
-    assert_eq!(left, owed, "at point {k}: {reached:?}");
+    let left = owed(&cut, &heir.store);
+    let mut expected: Vec<u64> = (1..LAST).collect();
+    expected.retain(|&id| !(id == 1 && reached.acked || id == 8 && !reached.sent));
+    assert_eq!(left, expected, "at point {k}: {reached:?}");
     heir.leaves();
     reached
 }

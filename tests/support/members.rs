@@ -199,6 +199,11 @@ fn drain_group(world: &SimWorld, store: &Store, topic: &str, name: &str) -> Vec<
     );
 }
 
+/// Receives and acks everything; the numbers alone, of all groups together.
+pub(crate) fn owed(world: &SimWorld, store: &Store) -> Vec<u64> {
+    ids(&drain(world, store)).into_values().flatten().collect()
+}
+
 /// Fails with everything that shared memory says against itself.
 pub(crate) fn assert_whole(store: &Store, when: &str) {
     let wrong = store.check_state().expect("the state can be looked at");
