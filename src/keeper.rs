@@ -285,7 +285,7 @@ pub(crate) fn before_leaving(log: &Log) {
         }
         None => Ok(()),
     });
-    report("writing a snapshot before leaving", written);
+    report("leaving the log in order", written);
 }
 
 /// On a full disk, or at rest, no roll begins a new snapshot, and the last two keep what they stand
