@@ -28,14 +28,17 @@ use crate::shm::lock::{self, Which};
 use crate::shm::{member, pace, wake};
 use crate::sys::{Handle, Open};
 
-/// Most bytes of one write.
-const PIECE: u64 = 1 << 20;
+/// Most bytes of one write. Larger ones are not faster and want more memory.
+const PIECE: u64 = 256 << 10;
 
 /// The descriptors this process writes segments through.
 pub(crate) struct Writers {
     /// How often the log had been resealed when they were opened.
     pub(crate) resealed: u64,
     pub(crate) open: BTreeMap<u64, Writer>,
+    /// What is copied out of the ring to be written, kept from one drain to the next: fresh memory
+    /// costs more than the copy.
+    pub(crate) buffer: Vec<u8>,
 }
 
 /// One of them.
@@ -317,8 +320,14 @@ impl Log {
 
     /// Writes `[WRITTEN, target)` from the ring to the files. F is held.
     fn drain(&self, target: u64) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.writers.lock().buffer);
+        let drained = self.drain_through(target, &mut buffer);
+        self.writers.lock().buffer = buffer;
+        drained
+    }
+
+    fn drain_through(&self, target: u64, buffer: &mut Vec<u8>) -> Result<()> {
         let ctl = &self.ctl;
-        let mut buffer = Vec::new();
         let mut written = ctl.load(W_WRITTEN);
         while written < target {
             let Some(segment) = self.recent_at(written) else {
@@ -328,7 +337,7 @@ impl Log {
             };
             let end = target.min(segment.end);
             let piece = (end - written).min(PIECE);
-            self.write_piece(&segment, written, piece, &mut buffer)?;
+            self.write_piece(&segment, written, piece, buffer)?;
             written += piece;
             ctl.publish(W_WRITTEN, written);
         }
@@ -352,11 +361,14 @@ impl Log {
         let padded = end.next_multiple_of(HEADER_SPAN).min(seg.limit);
         let fresh = lsn <= end - end % HEADER_SPAN;
         let total = if fresh { padded - lsn } else { len };
-        buffer.clear();
-        buffer.resize(usize::try_from(total).unwrap_or(0), 0);
+        let total = usize::try_from(total).unwrap_or(0);
         let filled = usize::try_from(len).unwrap_or(0);
+        if buffer.len() < total {
+            buffer.resize(total, 0);
+        }
         ring_read(&self.ctl, lsn, &mut buffer[..filled]);
-        handle.write_all_at(buffer, lsn - seg.base)
+        buffer[filled..total].fill(0);
+        handle.write_all_at(&buffer[..total], lsn - seg.base)
     }
 
     /// The error for a flush whose time was over: appended, not yet durable.

@@ -66,6 +66,7 @@ impl Log {
             prewrite,
             catalog: Mutex::new(catalog::Catalog::default()),
             writers: Mutex::new(flush::Writers {
+                buffer: Vec::new(),
                 resealed: 0,
                 open: BTreeMap::new(),
             }),

@@ -13,7 +13,7 @@ use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
-use crate::format::record::{Draft, Kind, padded};
+use crate::format::record::{self, Draft, Kind, padded};
 use crate::shm::control::{P_FLAGS, S_OWNER};
 use crate::shm::{Ctl, Tx};
 
@@ -81,33 +81,42 @@ pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
 }
 
 fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) -> Result<u64> {
-    let mut draft = ack_draft(held.group, held.seq, why);
-    let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
-    log.transact_soon(need, deadline, |tx| {
-        let Some(head) = check(tx, held)? else {
-            return Err(lease_lost(log, held));
-        };
-        let lsn = log.append(tx, &mut draft.bytes, 0);
-        end_lease(tx, held)?;
-        slot::free(tx, held.slot, head);
-        Ok(lsn + draft.bytes.len() as u64)
-    })
-}
-
-fn ack_draft(group: u32, seq: u64, why: u8) -> Draft {
-    match Ack::encode_one(seq, why) {
-        Some(body) => Draft::new(Kind::Ack, 0, group, &[], &[&body]),
+    match Ack::encode_one(held.seq, why) {
+        Some(body) => {
+            let mut record = record::short(Kind::Ack, held.group, body);
+            settle_by(log, held, &mut record, deadline)
+        }
         None => {
             let ack = Ack {
                 runs: vec![Run {
-                    first: seq,
+                    first: held.seq,
                     count: 1,
                 }],
                 reason: why,
             };
-            Draft::new(Kind::Ack, 0, group, &[], &[&ack.encode()])
+            let mut draft = Draft::new(Kind::Ack, 0, held.group, &[], &[&ack.encode()]);
+            settle_by(log, held, &mut draft.bytes, deadline)
         }
     }
+}
+
+/// Settles a delivery by this ACK record.
+fn settle_by(
+    log: &Log,
+    held: &Held,
+    record: &mut [u8],
+    deadline: impl FnOnce() -> u64,
+) -> Result<u64> {
+    let need = Need::new(record.len(), 0, Purpose::Settle);
+    log.transact_soon(need, deadline, |tx| {
+        let Some(head) = check(tx, held)? else {
+            return Err(lease_lost(log, held));
+        };
+        let lsn = log.append(tx, record, 0);
+        end_lease(tx, held)?;
+        slot::free(tx, held.slot, head);
+        Ok(lsn + record.len() as u64)
+    })
 }
 
 /// The record that notes that consumers were told of a loss.

@@ -1,4 +1,4 @@
-//! CRC-32 of exactly 52 bytes, what a record's header checksum covers.
+//! CRC-32 of exactly 52 bytes, what a record's header checksum covers, and of exactly 8.
 //!
 //! It is computed under the engine lock for every record, and again for every record read. The
 //! general implementation only becomes fast for longer inputs, and copying the header together
@@ -36,6 +36,16 @@ const fn tables() -> [[u32; 256]; 16] {
         follow += 1;
     }
     tables
+}
+
+/// The checksum of the word's bytes in little-endian order: the body of the shortest records.
+pub(super) fn crc8(word: u64) -> u32 {
+    let bytes = (word ^ u64::from(u32::MAX)).to_le_bytes();
+    let mut state = 0;
+    for (byte, table) in bytes.into_iter().zip(TABLES[..8].iter().rev()) {
+        state ^= table[usize::from(byte)];
+    }
+    !state
 }
 
 /// The checksum of the words' bytes in little-endian order.

@@ -6,7 +6,7 @@
 //! A record is therefore valid only at its own LSN in its own segment. `hcrc` is always checked
 //! before any other field is believed, the length above all.
 
-use super::header_crc::crc52;
+use super::header_crc::{crc8, crc52};
 use super::{Bad, crc, is_zero, round_up};
 
 /// Size of a record's header.
@@ -246,6 +246,21 @@ impl Draft {
         let at = HEADER + ALIGN * usize::from(units) + offset;
         self.bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
+}
+
+/// Length of a record whose body has eight bytes and that has no extensions.
+pub(crate) const SHORT: usize = HEADER + 8;
+const _: () = assert!(SHORT % ALIGN == 0);
+
+/// Lays such a record out as [`Draft::new`] would, without memory of its own.
+pub(crate) fn short(kind: Kind, stream: u32, body: [u8; 8]) -> [u8; SHORT] {
+    let mut record = [0; SHORT];
+    record[HEADER..].copy_from_slice(&body);
+    put_u32(&mut record, LEN, SHORT as u32);
+    put_u32(&mut record, PCRC, crc8(u64::from_le_bytes(body)));
+    put_u32(&mut record, STREAM, stream);
+    record[KIND] = kind as u8;
+    record
 }
 
 /// The unpadded length of a record with so many bytes of extensions and body.

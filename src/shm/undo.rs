@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -141,9 +141,11 @@ impl Ctl {
     fn change(&self) -> Tx<'_> {
         Tx {
             ctl: self,
+            words: self.arena.words(),
             noted: 0,
             sum: 0,
             open: true,
+            in_undo: [0; REMEMBERED],
         }
     }
 
@@ -170,10 +172,19 @@ impl Ctl {
 /// A change of shared state: holds lock E. Dropped without [`Tx::commit`] it changes nothing.
 pub(crate) struct Tx<'a> {
     pub(crate) ctl: &'a Ctl,
+    /// The words of `ctl`.
+    words: &'a [AtomicU64],
     noted: usize,
     sum: u64,
     open: bool,
+    /// Some of the words (by number) whose value of before is in the undo list already: a second
+    /// note would change nothing, because notes are restored in reverse order.
+    in_undo: [u32; REMEMBERED],
 }
+
+/// How many words a transaction remembers to have noted: more than one change of the same word is
+/// common in batches only, and there of few words.
+const REMEMBERED: usize = 16;
 
 /// The weight of a word in the sum: odd, so that no single change goes unnoticed.
 #[inline]
@@ -206,23 +217,27 @@ impl Tx<'_> {
     /// keepq and panics, which rolls the transaction back.
     #[inline]
     pub(crate) fn set(&mut self, offset: usize, value: u64) {
-        let arena = &self.ctl.arena;
-        let old = arena.load(offset);
+        debug_assert!(offset >= self.ctl.layout.state && offset < self.ctl.layout.state_end);
+        debug_assert!(offset % 8 == 0);
+        // As with every access to shared words: what is out of bounds is zero, and stays so.
+        let Some(word) = self.words.get(offset / 8) else {
+            return;
+        };
+        let old = word.load(Ordering::Acquire);
         if old == value {
             return;
         }
-        debug_assert!(offset >= self.ctl.layout.state && offset < self.ctl.layout.state_end);
         if broken!(UndoAfterStore) {
-            arena.store(offset, value);
+            word.store(value, Ordering::Release);
             kill_point!();
             self.note(offset, old);
         } else if broken!(UndoMissing) {
             kill_point!();
-            arena.store(offset, value);
+            word.store(value, Ordering::Release);
         } else {
             self.note(offset, old);
             kill_point!();
-            arena.store(offset, value);
+            word.store(value, Ordering::Release);
         }
         self.sum = self
             .sum
@@ -231,9 +246,15 @@ impl Tx<'_> {
 
     #[inline]
     fn note(&mut self, offset: usize, old: u64) {
-        let arena = &self.ctl.arena;
+        // `ctl` is far smaller than 2^32 words, and word 0 is not part of the state.
+        let word = lock::low_half((offset / 8) as u64);
+        let place = &mut self.in_undo[word as usize % REMEMBERED];
+        if *place == word {
+            return;
+        }
+        *place = word;
         if self.noted == 0 {
-            self.push(W_SUM, arena.load(W_SUM));
+            self.push(W_SUM, self.ctl.arena.load(W_SUM));
         }
         self.push(offset, old);
     }
@@ -244,11 +265,15 @@ impl Tx<'_> {
             self.noted < UNDO_MAX,
             "a transaction changes more words than its undo list holds"
         );
-        let at = self.ctl.layout.undo + self.noted * 16;
-        self.ctl.arena.store(at, offset as u64);
-        self.ctl.arena.store(at + 8, old);
+        let at = self.ctl.layout.undo / 8 + self.noted * 2;
+        if let Some([place, value]) = self.words.get(at..at + 2) {
+            place.store(offset as u64, Ordering::Release);
+            value.store(old, Ordering::Release);
+        }
         self.noted += 1;
-        self.ctl.arena.store(W_UNDO_N, self.noted as u64);
+        if let Some(count) = self.words.get(W_UNDO_N / 8) {
+            count.store(self.noted as u64, Ordering::Release);
+        }
     }
 
     /// Makes the change final, publishes the records appended in it, and gives lock E back.

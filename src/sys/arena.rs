@@ -90,6 +90,16 @@ impl Arena {
         Some(unsafe { &*self.base.add(offset).cast::<AtomicU64>() })
     }
 
+    /// All words, for whoever changes many of them and checks their places itself. None where
+    /// the memory is mapped for reading only.
+    #[inline]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        let count = if self.writable { self.len / 8 } else { 0 };
+        // SAFETY: the block has `count` whole words, aligned to 8, for as long as `self` lives;
+        // AtomicU64 may alias memory that others change, as all of them use atomics or raw copies.
+        unsafe { std::slice::from_raw_parts(self.base.cast::<AtomicU64>(), count) }
+    }
+
     /// Reads a word (acquire).
     #[inline]
     pub(crate) fn load(&self, offset: usize) -> u64 {

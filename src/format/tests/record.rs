@@ -62,6 +62,14 @@ fn a_short_ack_takes_48_bytes() {
 }
 
 #[test]
+fn a_short_record_is_laid_out_like_any_other() {
+    for body in [[0; 8], [0xff; 8], *b"keepq\0\r\n"] {
+        let long = Draft::new(Kind::Ack, 0, 7, &[], &[&body]);
+        assert_eq!(short(Kind::Ack, 7, body).as_slice(), long.bytes);
+    }
+}
+
+#[test]
 fn every_changed_bit_of_a_record_is_noticed() {
     let bytes = sample();
     assert!(parse(&bytes, LSN, SALT).is_ok());
