@@ -228,11 +228,20 @@ impl Places {
 
     /// Whether an unreadable message was reclaimed meanwhile; then the walk goes on behind it.
     pub(crate) fn passed_by(&mut self, seq: u64, error: &Error) -> bool {
+        if !matches!(error.code(), Code::Corrupt | Code::StoreGone) {
+            return false;
+        }
         let ctl = &self.inner.log.ctl;
         let first = ctl.load(ctl.layout.topic(self.stream, T_FIRST));
-        let gone = matches!(error.code(), Code::Corrupt | Code::StoreGone) && seq < first;
-        if gone {
+        if seq < first {
             self.go_to(first);
+            return true;
+        }
+        // Settled by all, it may go while messages before it stay; damage does not end a place.
+        let listed = look_up(&self.inner, self.stream, seq, 1);
+        let gone = listed.is_ok_and(|found| found.first().is_none_or(|place| place.0 != seq));
+        if gone {
+            self.go_to(seq);
         }
         gone
     }

@@ -275,6 +275,19 @@ impl BrowseDead {
                 Err(e) if places.passed_by(seq, &e) => {}
                 Err(e) => return Err(e),
                 Ok(letter) => {
+                    let unread = letter
+                        .burial
+                        .as_ref()
+                        .err()
+                        .or(letter.content.as_ref().err());
+                    if let Some(e) = unread {
+                        // Purged while it was read, what it was may be gone.
+                        self.removed = removed::removed(&inner.log.ctl, group)?;
+                        let purged = self.removed.iter().any(|r| (r.0..r.1).contains(&seq));
+                        if places.passed_by(seq, e) || purged {
+                            continue;
+                        }
+                    }
                     places.pop();
                     return Ok(Some(letter));
                 }

@@ -14,13 +14,11 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
-use crate::commitlog::prepare::Maintenance;
-use crate::delivery::{live, putback, snapshot};
+use crate::delivery::tidy::{self, When};
+use crate::delivery::{putback, snapshot};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
-use crate::shm::control::{
-    G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER,
-};
+use crate::shm::control::{G_ACTIVE, G_OLDEST, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER};
 use crate::shm::{member, wake};
 
 /// The thread's stack, in bytes: it runs nothing but the engine.
@@ -250,19 +248,22 @@ pub(crate) fn maintain(log: &Log) -> Result<()> {
         snapshot::write(log, &held)?;
     }
     let full = prepared.as_ref().is_err_and(|e| e.code() == Code::Full);
-    if full || log.is_short() {
-        free_space(log, &held)?;
-    }
-    reclaim(log, &held).and(prepared)
+    let when = if full || log.is_short() {
+        tidy::free_space(log, &held)?;
+        When::AtRest
+    } else {
+        When::InUse
+    };
+    tidy::reclaim(log, &held, when).and(prepared)
 }
 
 /// In a store that has come to rest no roll brings the snapshots that let consumed segments go.
-fn give_back(log: &Log) -> Result<()> {
+pub(crate) fn give_back(log: &Log) -> Result<()> {
     let Some(held) = log.try_maintain()? else {
         return Ok(());
     };
-    free_space(log, &held)?;
-    reclaim(log, &held)
+    tidy::free_space(log, &held)?;
+    tidy::reclaim(log, &held, When::AtRest)
 }
 
 /// Writes the snapshot that is due: a store that is opened for a moment only, again and again,
@@ -286,37 +287,4 @@ pub(crate) fn before_leaving(log: &Log) {
         None => Ok(()),
     });
     report("leaving the log in order", written);
-}
-
-/// On a full disk, or at rest, no roll begins a new snapshot, and the last two keep what they stand
-/// for: up to two new ones let everything go that is consumed.
-fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
-    let ctl = &log.ctl;
-    for _ in 0..2 {
-        let oldest = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
-        let Some(oldest) = oldest else { return Ok(()) };
-        if oldest.end <= ctl.global(G_SNAP_BEFORE) || oldest.end > live::lowest_live(log)?.0 {
-            break;
-        }
-        snapshot::write(log, held)?;
-    }
-    log.flush_now(ctl.patience())
-}
-
-/// Removes segments below everything that is live.
-fn reclaim(log: &Log, held: &Maintenance<'_>) -> Result<()> {
-    let ctl = &log.ctl;
-    if ctl.global(G_SNAP_END) == 0 || ctl.global(G_SNAP_END) > ctl.load(W_DURABLE) {
-        return Ok(());
-    }
-    let oldest = ctl.global(G_OLDEST);
-    let Some(first) = log.sealed_from(oldest)?.into_iter().next() else {
-        return Ok(());
-    };
-    let (lowest, as_of) = live::lowest_live(log)?;
-    if first.end > lowest || as_of > ctl.load(W_DURABLE) {
-        return Ok(());
-    }
-    live::advance_first(log, lowest)?;
-    log.reclaim_below(held, lowest, as_of).map(|_| ())
 }

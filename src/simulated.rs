@@ -54,6 +54,16 @@ impl Store {
         crate::keeper::maintain(&self.inner().log)
     }
 
+    /// What the keeper does in a store that has come to rest.
+    ///
+    /// # Errors
+    /// As [`Store::maintain`].
+    pub fn rest(&self) -> Result<()> {
+        let _call = self.inner().enter()?;
+        crate::keeper::maintain(&self.inner().log)?;
+        crate::keeper::give_back(&self.inner().log)
+    }
+
     /// Where the log ends: everything that returned so far lies below.
     #[must_use]
     pub fn published(&self) -> u64 {

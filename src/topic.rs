@@ -257,7 +257,8 @@ impl Topic {
         deadline: u64,
     ) -> Result<Stored> {
         let log = &self.inner.log;
-        let need = Need::new(record.len(), 1, Purpose::Send);
+        let links = u64::from(first_lsn.is_some());
+        let need = Need::new(record.len(), 1, Purpose::Send).with_links(links);
         let next_at = log.ctl.layout.topic(self.id, T_NEXT);
         log.transact(need, deadline, |tx| {
             if let Some(known) = numbered.check(tx)? {
@@ -267,7 +268,7 @@ impl Topic {
             let lsn = log.append(tx, record, seq);
             log.index(tx, self.id, seq, lsn);
             if let Some(first) = first_lsn {
-                log.note_reference(tx, first);
+                log.note_link(tx, lsn, first);
             }
             tx.set(next_at, seq + 1);
             numbered.appended(tx, lsn, self.id, seq);

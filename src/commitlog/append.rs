@@ -20,7 +20,8 @@ use crate::format::segment::SegmentHeader;
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_EPOCH, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT,
     G_NEXT_SIZE, G_OLDEST, G_SNAP, G_TAIL, P_NEXT, R_BASE, R_END, R_FILE, R_LIMIT, R_NUMBER,
-    R_SALT, REGIONS, T_FLAGS, T_GROUP, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_MIN_REF, X_NUMBER,
+    R_SALT, REGIONS, T_FLAGS, T_GROUP, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_LINKS, X_MIN_REF,
+    X_NUMBER,
 };
 use crate::shm::{Ctl, Tx, wake};
 
@@ -31,6 +32,9 @@ pub(crate) enum Purpose {
     Send,
     /// An ack, retry or dead letter: may use the first half of the reserve.
     Settle,
+    /// A record copied forward, so that a segment can go: may use its first quarter, since the acks
+    /// that come meanwhile must find room too.
+    Move,
     /// A snapshot: may use all of it.
     Snap,
 }
@@ -55,6 +59,8 @@ pub(crate) struct Need {
     pub(crate) bytes: u64,
     /// How many of them are indexed.
     pub(crate) entries: u64,
+    /// How many of them tie the segment to others: see [`Log::note_link`].
+    pub(crate) links: u64,
     pub(crate) purpose: Purpose,
 }
 
@@ -64,8 +70,14 @@ impl Need {
         Self {
             bytes: bytes as u64,
             entries: entries as u64,
+            links: 0,
             purpose,
         }
+    }
+
+    /// The same, with so many records that refer to others or are copies.
+    pub(crate) const fn with_links(self, links: u64) -> Self {
+        Self { links, ..self }
     }
 }
 
@@ -100,7 +112,7 @@ impl Log {
         let limit = tx.get(self.ctl.layout.recent(active, R_LIMIT));
         let reserved = tx.global(G_IN_RESERVE) != 0;
         if tail + need.bytes + SEAL <= limit
-            && self.index_fits(tx, active, need.entries)
+            && self.index_fits(tx, active, need)
             && (!reserved || self.fits_reserve(tail, limit, need))
         {
             return Ok(Ok(()));
@@ -113,17 +125,20 @@ impl Log {
         match need.purpose {
             Purpose::Snap => true,
             Purpose::Settle => limit - tail > self.reserve_size() / 2,
+            Purpose::Move => limit - tail > self.reserve_size() / 4 * 3,
             Purpose::Send => broken!(NoReserveForAcks),
         }
     }
 
-    /// Whether so many more entries surely fit the index of the active segment.
+    /// Whether so many more entries and links surely fit the index of the active segment.
     #[inline]
-    fn index_fits(&self, tx: &Tx<'_>, active: u64, entries: u64) -> bool {
+    fn index_fits(&self, tx: &Tx<'_>, active: u64, need: Need) -> bool {
+        let Need { entries, links, .. } = need;
         let used = tx.get(self.ctl.layout.region(region_of(active), X_BLOCKS));
         let blocks = u64::from(self.ctl.layout.geometry.blocks);
         // Every entry may be the first of its topic in this segment, or open a new block.
-        used + entries.div_ceil(BLOCK_ENTRIES) + entries.min(64) <= blocks
+        let links = links.div_ceil(BLOCK_ENTRIES) + links.min(1);
+        used + entries.div_ceil(BLOCK_ENTRIES) + entries.min(64) + links <= blocks
     }
 
     #[cold]
@@ -361,6 +376,7 @@ pub(crate) fn start_segment(
     tx.set(ctl.layout.region(region, X_NUMBER), number);
     tx.set(ctl.layout.region(region, X_BLOCKS), 0);
     tx.set(ctl.layout.region(region, X_MIN_REF), u64::MAX);
+    tx.set(ctl.layout.region(region, X_LINKS), 0);
     tx.set_global(G_ACTIVE, number);
 }
 

@@ -52,9 +52,13 @@ pub(crate) struct Segment {
     pub(super) contents: OnceLock<Contents>,
 }
 
-/// What a sealed segment holds: its streams with the sequence after the last, ascending; and the
-/// lowest LSN it refers to.
-pub(super) type Contents = (Box<[(u32, u64)]>, u64);
+/// What a sealed segment holds.
+pub(super) struct Contents {
+    /// Its streams with the sequence after the last, ascending.
+    pub(super) streams: Box<[(u32, u64)]>,
+    /// What its links are about.
+    pub(super) links: super::links::Brief,
+}
 
 impl Segment {
     /// The number of the file that is the authority for `lsn`.

@@ -7,12 +7,11 @@
 //! are taken, so an appender that dies in its transaction can neither add nor hide a message.
 
 use super::append::region_of;
-use super::catalog::is_missing;
 use super::{HEADER_SPAN, Log};
 use crate::error::Result;
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_OLDEST, R_BASE, REGIONS, T_FIRST, T_INDEX, T_INDEX_SIZE, T_NEXT,
-    W_PUBLISHED, W_ROLLBACKS, X_BLOCKS, X_MIN_REF, X_NUMBER,
+    W_PUBLISHED, W_ROLLBACKS, X_BLOCKS, X_LINKS, X_LINKS_CHAIN, X_MIN_REF, X_NUMBER,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -55,7 +54,7 @@ impl Walk {
     }
 
     /// Passes over entries, whole blocks at a time.
-    fn skip(&mut self, ctl: &Ctl, mut entries: u64) -> Option<()> {
+    pub(super) fn skip(&mut self, ctl: &Ctl, mut entries: u64) -> Option<()> {
         while entries >= BLOCK_ENTRIES {
             self.skip_block(ctl)?;
             entries -= BLOCK_ENTRIES;
@@ -83,6 +82,32 @@ const fn entry_place(at: u64) -> (usize, u32) {
     (8 + (at as usize / 2) * 8, (at as u32 % 2) * 32)
 }
 
+/// Adds a block to a chain that has `count` entries; returns the chain's word.
+fn longer(tx: &mut Tx<'_>, region: usize, count: u64, chain: u64) -> u64 {
+    let layout = tx.ctl.layout;
+    let used = layout.region(region, X_BLOCKS);
+    let block = tx.get(used) & 0xffff_ffff;
+    tx.set(used, block + 1);
+    if count == 0 {
+        return block << 32 | block;
+    }
+    let last = crate::shm::lock::low_half(chain);
+    tx.set(layout.block(region, last, 0), block);
+    chain & !0xffff_ffff | block
+}
+
+/// Writes the entry of that number into the last block of a chain.
+fn put(tx: &mut Tx<'_>, region: usize, (count, chain): (u64, u64), distance: u64) {
+    let (word, shift) = entry_place(count % BLOCK_ENTRIES);
+    let last = crate::shm::lock::low_half(chain);
+    let place = tx.ctl.layout.block(region, last, word);
+    let offset = (distance / 16) & 0xffff_ffff;
+    tx.set(
+        place,
+        tx.get(place) & !(0xffff_ffff << shift) | offset << shift,
+    );
+}
+
 impl Log {
     /// Enters a message that was just appended at `lsn` into the index of the active segment.
     /// [`Log::reserve`] made room for it.
@@ -103,25 +128,10 @@ impl Log {
             tx.set(at(1), seq);
         }
         if count % BLOCK_ENTRIES == 0 {
-            let used = layout.region(region, X_BLOCKS);
-            let block = tx.get(used) & 0xffff_ffff;
-            tx.set(used, block + 1);
-            if count == 0 {
-                chain = block << 32 | block;
-            } else {
-                let last = crate::shm::lock::low_half(chain);
-                tx.set(layout.block(region, last, 0), block);
-                chain = chain & !0xffff_ffff | block;
-            }
+            chain = longer(tx, region, count, chain);
             tx.set(at(3), chain);
         }
-        let (word, shift) = entry_place(count % BLOCK_ENTRIES);
-        let place = layout.block(region, crate::shm::lock::low_half(chain), word);
-        let offset = ((lsn - base) / 16) & 0xffff_ffff;
-        tx.set(
-            place,
-            tx.get(place) & !(0xffff_ffff << shift) | offset << shift,
-        );
+        put(tx, region, (count, chain), lsn - base);
         count += 1;
         tx.set(at(2), count);
         if count == 1 {
@@ -130,15 +140,27 @@ impl Log {
         }
     }
 
-    /// Notes that a record of the active segment refers to an older LSN.
-    pub(crate) fn note_reference(&self, tx: &mut Tx<'_>, lsn: u64) {
-        let at = self
-            .ctl
-            .layout
-            .region(region_of(tx.global(G_ACTIVE)), X_MIN_REF);
-        if lsn < tx.get(at) {
-            tx.set(at, lsn);
+    /// Notes that the record just appended at `lsn` ties the active segment to others: it refers to
+    /// an older record, `target`, or is a copy of it. [`Need::with_links`] made room for it.
+    ///
+    /// [`Need::with_links`]: super::append::Need::with_links
+    pub(crate) fn note_link(&self, tx: &mut Tx<'_>, lsn: u64, target: u64) {
+        let layout = &self.ctl.layout;
+        let active = tx.global(G_ACTIVE);
+        let region = region_of(active);
+        let lowest = layout.region(region, X_MIN_REF);
+        if target < tx.get(lowest) {
+            tx.set(lowest, target);
         }
+        let base = tx.get(layout.recent(active, R_BASE));
+        let [count_at, chain_at] = [X_LINKS, X_LINKS_CHAIN].map(|w| layout.region(region, w));
+        let (count, mut chain) = (tx.get(count_at), tx.get(chain_at));
+        if count % BLOCK_ENTRIES == 0 {
+            chain = longer(tx, region, count, chain);
+            tx.set(chain_at, chain);
+        }
+        put(tx, region, (count, chain), lsn - base);
+        tx.set(count_at, count + 1);
     }
 
     /// Up to `max` messages of a topic from sequence `from` on.
@@ -157,12 +179,15 @@ impl Log {
             if from < next {
                 match self.collect(topic, from, max, published, &mut found) {
                     Ok(()) => {}
-                    // Reclaimed under our eyes: what it held is below everybody's cursor.
-                    Err(e) if is_missing(&e) && ctl.global(G_OLDEST) != oldest => continue,
+                    // Reclaimed under our eyes: what it held is settled or has been moved.
+                    Err(_) if ctl.global(G_OLDEST) != oldest => continue,
                     Err(e) => return Err(e),
                 }
             }
+            // Moved messages are looked for after those in their places: with one oldest segment
+            // all along, none can have gone from there to where was looked already.
             if numbers == self.region_numbers()
+                && ctl.global(G_OLDEST) == oldest
                 && rollbacks == ctl.load(W_ROLLBACKS)
                 && rollbacks % 2 == 0
             {
@@ -191,7 +216,8 @@ impl Log {
         Err(ctl.damaged("a rollback goes on that nobody does"))
     }
 
-    fn region_numbers(&self) -> [u64; REGIONS + 1] {
+    /// What changes whenever an index passes from shared memory to a sidecar.
+    pub(super) fn region_numbers(&self) -> [u64; REGIONS + 1] {
         let ctl = &self.ctl;
         [
             ctl.load(ctl.layout.region(0, X_NUMBER)),
@@ -226,7 +252,17 @@ impl Log {
             .min();
         if in_memory.is_none_or(|first| from < first) {
             let below = regions.first().map_or(u64::MAX, |(number, _)| *number);
-            self.collect_sealed(topic, from, max, below, found)?;
+            let here = self.collect_sealed(topic, from, max, below, found)?;
+            let until = here.or(in_memory).unwrap_or(u64::MAX);
+            if from < until {
+                // Those that are no longer where they were written come before all that are.
+                let mut all = self.moved_messages(topic, from..until, max, 0)?;
+                if !all.is_empty() {
+                    all.append(found);
+                    all.truncate(max);
+                    *found = all;
+                }
+            }
         }
         for (number, region) in regions {
             if found.len() >= max {
@@ -238,6 +274,7 @@ impl Log {
         Ok(())
     }
 
+    /// Returns the first sequence of the topic in the first of those segments.
     fn collect_sealed(
         &self,
         topic: u32,
@@ -245,9 +282,11 @@ impl Log {
         max: usize,
         below: u64,
         found: &mut Candidates,
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
+        let mut first = None;
         for segment in self.sealed_with(topic, from, below)? {
             let sidecar = self.sidecar(&segment)?;
+            first = first.or(sidecar.first_seq(topic));
             while found.len() < max {
                 let Some((seq, lsn)) = sidecar.at_or_after(topic, from) else {
                     break;
@@ -259,7 +298,7 @@ impl Log {
                 break;
             }
         }
-        Ok(())
+        Ok(first)
     }
 
     fn collect_region(

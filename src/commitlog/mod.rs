@@ -5,6 +5,7 @@
 //! - [`reseal`] writes what a failed flush left in doubt to a new file.
 //! - [`recent`] and [`catalog`] say which segment holds a log position.
 //! - [`index`] says which log position holds a topic's sequence.
+//! - [`links`] says where a record lies that was copied forward, and what refers to what.
 //! - [`read`] returns a record, from the ring or a file, checked.
 //! - [`prepare`] makes segments ahead of need; [`sidecar`] writes their indexes;
 //!   [`reclaim`] removes those that nothing needs.
@@ -14,6 +15,7 @@ pub(crate) mod append;
 pub(crate) mod catalog;
 pub(crate) mod flush;
 pub(crate) mod index;
+pub(crate) mod links;
 mod missing;
 pub(crate) mod prepare;
 pub(crate) mod read;
@@ -52,6 +54,10 @@ pub(crate) struct Log {
     pub(crate) writers: Mutex<flush::Writers>,
     /// Sidecars in use.
     pub(crate) sidecars: Mutex<sidecar::Cache>,
+    /// Links of segments that have no sidecar yet.
+    pub(crate) region_links: Mutex<links::RegionLinks>,
+    /// What whoever maintains the store is about to copy forward.
+    pub(crate) moving: Mutex<reclaim::Moving>,
     /// A thread of this process holds the maintenance byte.
     pub(crate) maintaining: AtomicBool,
 }
@@ -71,6 +77,8 @@ impl Log {
                 open: BTreeMap::new(),
             }),
             sidecars: Mutex::new(sidecar::Cache::default()),
+            region_links: Mutex::new(links::RegionLinks::default()),
+            moving: Mutex::new(reclaim::Moving::default()),
             maintaining: AtomicBool::new(false),
         }
     }

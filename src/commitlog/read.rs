@@ -1,10 +1,13 @@
 //! Reading a record: from the ring while it is not durable, from its file afterwards, checked.
 //!
 //! A copy from the ring counts only if `DURABLE` had not passed it when the copy was complete:
-//! until then nobody overwrites it. A record that does not check out in the file is looked up
-//! again (it may have been resealed or reclaimed meanwhile) and read again through a descriptor
-//! opened for the purpose; only what fails that too is damage. An I/O error is an error, not
-//! damage.
+//! until then nobody overwrites it. A record is asked for by the position it was first written at;
+//! if it is not there any more, or not whole, a copy that was moved forward is read instead.
+//!
+//! What does not check out is looked up again: under lock E, so that no roll is half done and
+//! nothing is being rolled back, and read again through descriptors opened for the purpose. Only if
+//! all that while no segment came or went, was replaced or rolled back, it is damage. An I/O error
+//! is an error, not damage.
 
 use std::sync::Arc;
 
@@ -13,8 +16,11 @@ use super::append::ring_read;
 use super::catalog::Segment;
 use crate::error::{Code, Error, Result};
 use crate::format::Bad;
-use crate::format::record::{self, HEADER, Header, MAX_RECORD, Record};
-use crate::shm::control::{W_DURABLE, W_PUBLISHED, W_WRITTEN};
+use crate::format::payload::Moved;
+use crate::format::record::{self, HEADER, Header, Kind, MAX_RECORD, Record};
+use crate::shm::control::{
+    G_ACTIVE, G_OLDEST, W_DURABLE, W_PUBLISHED, W_RESEALS, W_ROLLBACKS, W_WRITTEN,
+};
 
 /// A record in bytes of its own.
 #[derive(Debug, Clone)]
@@ -34,7 +40,51 @@ impl Stored {
     pub(crate) fn body(&self) -> &[u8] {
         &self.bytes[self.header.body_start()..self.header.len as usize]
     }
+
+    /// All of it, padding included.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The record where it lies.
+    pub(crate) fn record(&self) -> Record<'_> {
+        Record {
+            header: self.header,
+            ext: self.ext(),
+            body: self.body(),
+        }
+    }
+
+    /// The record that this MOVED record carries a copy of.
+    fn carried(&self, original: u64) -> Result<Stored, Bad> {
+        if self.header.kind()? != Some(Kind::Moved) {
+            return Err(Bad::Kind);
+        }
+        let moved = Moved::decode(self.body())?;
+        let header = record::parse_carried(moved.record)?.header;
+        if moved.original_lsn != original {
+            return Err(Bad::Value);
+        }
+        let bytes = moved.record.get(..header.padded_len()).ok_or(Bad::Length)?;
+        Ok(Stored {
+            lsn: original,
+            header,
+            bytes: bytes.to_vec(),
+        })
+    }
 }
+
+/// What the place of a record depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    active: u64,
+    oldest: u64,
+    reseals: u64,
+    rollbacks: u64,
+}
+
+/// How often a record is looked up again while segments come and go.
+const TRIES: u32 = 200;
 
 /// Bytes of the log read ahead of need, all of them durable when they were read.
 #[derive(Default)]
@@ -68,13 +118,96 @@ impl ReadAhead {
 }
 
 impl Log {
-    /// The record at `lsn`, which an index or another record gave.
+    /// The record whose original LSN an index or another record gave, wherever it lies now.
     pub(crate) fn read(&self, lsn: u64, ahead: &mut ReadAhead) -> Result<Stored> {
         if let Some((bytes, salt)) = ahead.get(lsn) {
             if let Ok(stored) = whole(bytes, lsn, salt) {
                 return Ok(stored);
             }
         }
+        match self.read_or_copy(lsn, ahead, false) {
+            Ok(stored) => Ok(stored),
+            Err(Failure::Io(e)) if e.errno() != Some(libc::ENOENT) => Err(e),
+            Err(Failure::Io(e) | Failure::Bad(e)) => self.read_again(lsn, ahead, e),
+        }
+    }
+
+    /// The record that stands at `lsn` itself, not a copy of one that once stood there.
+    pub(crate) fn read_here(&self, lsn: u64, ahead: &mut ReadAhead) -> Result<Stored> {
+        let read = self.read_at(lsn, ahead, false);
+        let read = read.or_else(|_| {
+            self.forget_files();
+            self.read_at(lsn, ahead, true)
+        });
+        read.map_err(|(Failure::Io(e) | Failure::Bad(e))| self.or_gone(e))
+    }
+
+    /// Moved, resealed or reclaimed meanwhile, or a roll that never was? Looks again until a
+    /// failure is one of a log that stood still.
+    #[cold]
+    fn read_again(&self, lsn: u64, ahead: &mut ReadAhead, first: Error) -> Result<Stored> {
+        let mut error = first;
+        if broken!(DamageAtFirstSight) {
+            return Err(self.or_gone(error));
+        }
+        for _ in 0..TRIES {
+            // Whoever is in the middle of a roll comes to its end, or is rolled back.
+            let settled = self.ctl.begin_to_read(self.ctl.patience())?;
+            let before = self.places();
+            drop(settled);
+            self.forget_files();
+            match self.read_or_copy(lsn, ahead, true) {
+                Ok(stored) => return Ok(stored),
+                Err(Failure::Io(e)) if e.errno() != Some(libc::ENOENT) => return Err(e),
+                Err(Failure::Io(e) | Failure::Bad(e)) => error = e,
+            }
+            if self.places() == before && before.rollbacks % 2 == 0 {
+                return Err(self.or_gone(error));
+            }
+        }
+        Err(Error::new(
+            Code::Busy,
+            format!("the log changes faster than {lsn:#x} can be read; try again ({error})"),
+        ))
+    }
+
+    fn places(&self) -> Places {
+        Places {
+            rollbacks: self.ctl.load(W_ROLLBACKS),
+            active: self.ctl.global(G_ACTIVE),
+            oldest: self.ctl.global(G_OLDEST),
+            reseals: self.ctl.load(W_RESEALS),
+        }
+    }
+
+    fn read_or_copy(
+        &self,
+        lsn: u64,
+        ahead: &mut ReadAhead,
+        fresh: bool,
+    ) -> Result<Stored, Failure> {
+        let failure = match self.read_at(lsn, ahead, fresh) {
+            Err(Failure::Io(e)) if e.errno() != Some(libc::ENOENT) => return Err(e.into()),
+            Err(failure) => failure,
+            Ok(stored) => return Ok(stored),
+        };
+        let Some(at) = self.copy_of(lsn, 0)? else {
+            return Err(failure);
+        };
+        let carrier = self.read_at(at, ahead, fresh)?;
+        carrier.carried(lsn).map_err(|bad| {
+            Failure::Bad(
+                Error::new(
+                    Code::Corrupt,
+                    format!("the record at {at:#x} is no copy of that at {lsn:#x}: {bad}"),
+                )
+                .at_path(self.dir.display(super::LOG_DIR))
+                .at_position(at),
+            )
+        })
+    }
+
+    fn read_at(&self, lsn: u64, ahead: &mut ReadAhead, fresh: bool) -> Result<Stored, Failure> {
         loop {
             let watermark = if broken!(RingCopyCheckedAgainstWritten) {
                 W_WRITTEN
@@ -86,10 +219,10 @@ impl Log {
                     Ok(stored) => return Ok(stored),
                     // Durable by now, so perhaps overwritten: the file has it.
                     Err(_) if lsn < self.ctl.load(W_DURABLE) => continue,
-                    Err(e) => return Err(e),
+                    Err(e) => return Err(e.into()),
                 }
             }
-            return self.read_file(lsn, ahead);
+            return self.read_segment(lsn, ahead, fresh);
         }
     }
 
@@ -124,22 +257,6 @@ impl Log {
             return Err(Error::new(Code::Internal, "the ring moved on"));
         }
         Ok(copied)
-    }
-
-    fn read_file(&self, lsn: u64, ahead: &mut ReadAhead) -> Result<Stored> {
-        let first = self.read_segment(lsn, ahead, false);
-        match first {
-            Ok(stored) => Ok(stored),
-            Err(Failure::Io(e)) if e.errno() != Some(libc::ENOENT) => Err(e),
-            // Moved, resealed or reclaimed meanwhile? Look again, through a fresh descriptor.
-            Err(_) => {
-                self.forget_files();
-                self.read_segment(lsn, ahead, true)
-                    .map_err(|failure| match failure {
-                        Failure::Io(e) | Failure::Bad(e) => self.or_gone(e),
-                    })
-            }
-        }
     }
 
     fn read_segment(

@@ -2,7 +2,9 @@
 //!
 //! A segment goes only below every live reference, with a complete and durable snapshot above it,
 //! and with every record that released its contents durable too (invariant 16). The delivery layer
-//! says what the lowest live reference is; this module adds what the log itself still needs.
+//! says which that are.
+
+use std::collections::VecDeque;
 
 use super::append::{Need, Purpose};
 use super::prepare::Maintenance;
@@ -11,15 +13,28 @@ use crate::error::Result;
 use crate::format::payload::Config;
 use crate::format::record::{Draft, Kind};
 use crate::format::segment::{parse_file_name, parse_sidecar_name};
-use crate::shm::control::{
-    G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_TAIL, PINS, REGIONS, W_DURABLE, X_MIN_REF, X_NUMBER,
-};
+use crate::shm::Tx;
+use crate::shm::control::{G_OLDEST, G_TAIL, PINS, W_DURABLE};
+
+/// What whoever maintains the store is about to copy forward: only a plan, that any other process
+/// can make again.
+#[derive(Default)]
+pub(crate) struct Moving {
+    /// Original LSNs.
+    pub(crate) todo: VecDeque<u64>,
+    /// The last segment of the run that is to go.
+    pub(crate) last: u64,
+    /// The last segment whose bytes have paid for copies: no byte pays twice.
+    pub(crate) paid: u64,
+    /// Where the log must have come to before another plan is worth the trouble.
+    pub(crate) look_again_at: u64,
+}
 
 impl Log {
-    /// The lowest LSN that chunked sends in progress and the last two snapshots need.
-    pub(crate) fn lowest_pin(&self) -> u64 {
+    /// The lowest LSN that chunked sends in progress need.
+    pub(crate) fn chunk_pin(&self) -> u64 {
         let ctl = &self.ctl;
-        let mut lowest = ctl.global(G_SNAP_BEFORE);
+        let mut lowest = u64::MAX;
         if broken!(ReclaimBelowChunk) {
             return lowest;
         }
@@ -34,67 +49,54 @@ impl Log {
         lowest
     }
 
-    /// Removes the segments that lie wholly below `live`, as the delivery layer found it when the
-    /// log ended at `as_of`. The maintenance byte is held. Returns how many were removed.
-    pub(crate) fn reclaim_below(
+    /// Removes the segments before `first_kept`, in which nothing was live when the log ended at
+    /// `as_of`, unless `still` says under the lock that it does not hold any more. The maintenance
+    /// byte is held.
+    pub(crate) fn reclaim_before(
         &self,
         held: &Maintenance<'_>,
-        live: u64,
+        first_kept: u64,
         as_of: u64,
-    ) -> Result<u64> {
-        let ctl = &self.ctl;
-        if !broken!(UnlinkBeforeReleaseDurable) && ctl.load(W_DURABLE) < as_of {
-            return Ok(0);
+        still: &dyn Fn(&Tx<'_>) -> bool,
+    ) -> Result<()> {
+        let early = broken!(UnlinkBeforeReleaseDurable) || broken!(UnlinkBeforeMovedDurable);
+        if self.ctl.load(W_DURABLE) < as_of && !early {
+            self.flush_now(self.ctl.patience())?;
         }
-        let mut keep_from = live;
-        let oldest = ctl.global(G_OLDEST);
-        let sealed = self.sealed_from(oldest)?;
-        // Releases and chunk lists of segments that stay refer to older ones: follow them down.
-        for region in 0..REGIONS {
-            if ctl.load(ctl.layout.region(region, X_NUMBER)) != 0 && !broken!(ReclaimBelowChunk) {
-                keep_from = keep_from.min(ctl.load(ctl.layout.region(region, X_MIN_REF)));
-            }
+        if self.announce_reclaim(held, first_kept, still)? {
+            self.remove_below(first_kept)?;
         }
-        for segment in sealed.iter().rev() {
-            if segment.end > keep_from && !broken!(ReclaimBelowChunk) {
-                keep_from = keep_from.min(self.min_ref(segment)?);
-            }
-        }
-        let in_regions = [0, 1].map(|r| ctl.load(ctl.layout.region(r, X_NUMBER)));
-        let gone: Vec<_> = sealed
-            .iter()
-            .take_while(|s| s.end <= keep_from && !in_regions.contains(&s.number))
-            .collect();
-        let Some(last) = gone.last() else {
-            return Ok(0);
-        };
-        let first_kept = sealed
-            .iter()
-            .map(|s| s.number)
-            .find(|&n| n > last.number)
-            .unwrap_or_else(|| ctl.global(G_ACTIVE));
-        self.announce_reclaim(held, first_kept)?;
-        self.remove_below(first_kept)?;
-        Ok(gone.len() as u64)
+        Ok(())
     }
 
     /// Writes down, durably, that everything below a segment may be gone: a file that is missing
     /// without such a note was taken away by somebody else.
-    fn announce_reclaim(&self, held: &Maintenance<'_>, first_kept: u64) -> Result<()> {
+    fn announce_reclaim(
+        &self,
+        held: &Maintenance<'_>,
+        first_kept: u64,
+        still: &dyn Fn(&Tx<'_>) -> bool,
+    ) -> Result<bool> {
         if broken!(UnlinkBeforeReleaseDurable) {
-            return Ok(());
+            return Ok(true);
         }
         let first = u32::try_from(first_kept)
             .map_err(|_| self.ctl.damaged("a segment's number is impossible"))?;
         let body = Config::Reclaim { first }.encode();
         let mut draft = Draft::new(Kind::Config, 0, 0, &[], &[&body]);
         let need = Need::new(draft.bytes.len(), 0, Purpose::Snap);
-        self.transact_holding(Some(held), need, self.ctl.patience(), |tx| {
+        let announced = self.transact_holding(Some(held), need, self.ctl.patience(), |tx| {
+            if !still(tx) {
+                return Ok(false);
+            }
             self.append(tx, &mut draft.bytes, 0);
             tx.set_global(G_OLDEST, first_kept);
-            Ok(())
+            Ok(true)
         })?;
-        self.flush_now(self.ctl.patience())
+        if announced && !broken!(UnlinkBeforeMovedDurable) {
+            self.flush_now(self.ctl.patience())?;
+        }
+        Ok(announced)
     }
 
     /// Removes the files of all segments below this number, the oldest first: what a death leaves

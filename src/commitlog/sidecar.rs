@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::append::region_of;
 use super::catalog::{Contents, Segment};
+use super::links::Brief;
 use super::{HEADER_SPAN, Log};
 use crate::error::{Error, Result};
 use crate::format::message::Meta;
@@ -72,7 +73,7 @@ impl Log {
         found.retain(|s| s.number < below);
         // Sequences ascend with segments: everything before the first that reaches `from` is done.
         for (at, segment) in found.iter().enumerate() {
-            let (streams, _) = self.contents(segment)?;
+            let streams = &self.contents(segment)?.streams;
             let end = streams.binary_search_by_key(&topic, |(stream, _)| *stream);
             if end.is_ok_and(|i| streams[i].1 > from) {
                 return Ok(found.split_off(at));
@@ -81,26 +82,13 @@ impl Log {
         Ok(Vec::new())
     }
 
-    /// The lowest LSN that a sealed segment refers to: from its index region as long as it has one,
-    /// since its file may not hold all of it before.
-    pub(super) fn min_ref(&self, segment: &Arc<Segment>) -> Result<u64> {
-        let ctl = &self.ctl;
-        let region = region_of(segment.number);
-        let holder = || ctl.load(ctl.layout.region(region, X_NUMBER));
-        let before = holder();
-        let in_memory = ctl.load(ctl.layout.region(region, X_MIN_REF));
-        if before == segment.number && holder() == before {
-            return Ok(in_memory);
-        }
-        Ok(self.contents(segment)?.1)
-    }
-
     /// The streams of a sealed segment with the sequence after the last of each, ascending.
     pub(super) fn streams<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s [(u32, u64)]> {
-        Ok(&self.contents(segment)?.0)
+        Ok(&self.contents(segment)?.streams)
     }
 
-    fn contents<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s Contents> {
+    /// What a sealed segment holds, in brief.
+    pub(super) fn contents<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s Contents> {
         if let Some(contents) = segment.contents.get() {
             return Ok(contents);
         }
@@ -109,9 +97,8 @@ impl Log {
             .streams()
             .filter_map(|stream| Some((stream, sidecar.end_seq(stream)?)))
             .collect();
-        Ok(segment
-            .contents
-            .get_or_init(|| (streams, sidecar.header.min_ref)))
+        let links = Brief::of(&sidecar.links);
+        Ok(segment.contents.get_or_init(|| Contents { streams, links }))
     }
 
     fn load_sidecar(&self, segment: &Segment) -> Result<Option<Sidecar>> {
@@ -240,7 +227,7 @@ impl Log {
     }
 
     /// The sealed region's content does not change any more, so it is read without the lock.
-    fn sidecar_from_control(&self, segment: &Segment, region: usize) -> Result<Vec<u8>> {
+    fn sidecar_from_control(&self, segment: &Arc<Segment>, region: usize) -> Result<Vec<u8>> {
         let ctl = &self.ctl;
         let mut builder = self.builder(segment);
         builder.header_mut().min_ref = ctl.load(ctl.layout.region(region, X_MIN_REF));
@@ -263,6 +250,7 @@ impl Log {
                 entries.push((segment.base + offset, topic, first + i));
             }
         }
+        *builder.links_mut() = self.links_of(segment)?;
         entries.sort_unstable();
         for (lsn, topic, seq) in entries {
             if lsn < segment.base + HEADER_SPAN || lsn >= segment.end {
@@ -283,6 +271,9 @@ pub(crate) fn index_record(
     record: &Record<'_>,
 ) -> Result<(), crate::format::Bad> {
     let header = &record.header;
+    if !broken!(MovedNotIndexed) {
+        builder.links_mut().add(lsn, record)?;
+    }
     match header.kind()? {
         Some(Kind::Msg) => {
             note_message(builder, record.ext)?;

@@ -91,7 +91,7 @@ impl Burial<'_> {
         mut take: impl FnMut(&mut Tx<'_>) -> Result<Option<(u32, Head)>>,
     ) -> Result<u64> {
         let most = padded(40 + 256 + MAX_REASON);
-        let need = Need::new(most, 1, Purpose::Settle);
+        let need = Need::new(most, 1, Purpose::Settle).with_links(1);
         let end = log.transact(need, deadline, |tx| {
             let Some((slot, head)) = take(tx)? else {
                 return Ok(0);
@@ -101,7 +101,7 @@ impl Burial<'_> {
             let next_at = log.ctl.layout.topic(self.stream, T_NEXT);
             let seq = tx.get(next_at);
             log.index(tx, self.stream, seq, lsn);
-            log.note_reference(tx, origin);
+            log.note_link(tx, lsn, origin);
             tx.set(next_at, seq + 1);
             slot::add(tx, log.ctl.layout.group(self.group, P_DEAD), 1);
             slot::free(tx, slot, head);

@@ -1,102 +1,287 @@
-//! The lowest log position that anybody still needs, for reclaim.
+//! What of the log anybody still needs, for reclaim.
+//!
+//! A message is live from the lowest cursor of its topic's groups on (of a topic without groups,
+//! from the first that is kept on), and below it while it is outstanding. A record is live if a
+//! live message is in it, or if the record of a live message refers to it: a dead letter to the
+//! message that was given up, a message in chunks to its chunks.
 
-use super::registry;
-use super::slot::State;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::removed::{self, Range};
+use super::slot::{Head, Owner, State};
+use super::{claim, registry};
 use crate::commitlog::Log;
+use crate::commitlog::catalog::Segment;
 use crate::error::Result;
 use crate::shm::control::{
-    G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
+    G_SLOT_TOP, P_CURSOR, P_STATE, P_TOPIC, S_HEAD, S_OWNER, S_SEQ, T_FIRST, T_GROUP, T_NEXT,
+    T_STATE, W_DURABLE, W_ROLLBACKS,
 };
+use crate::shm::{Ctl, Tx};
 
-/// The lowest LSN that anybody needs: of any outstanding message, of the first unread message of
-/// any group or of a topic without groups, of a pin; and where the log ended when it was found.
-///
-/// Read without the lock, in an order that is safe: the log's end first. What is claimed later
-/// lies at or above a cursor that was read; what is settled later only makes it too low. What was
-/// read may have been half a transaction, whose owner dies and which is rolled back: so all who
-/// held the lock meanwhile are waited for, and if any was rolled back, it is read again.
-pub(crate) fn lowest_live(log: &Log) -> Result<(u64, u64)> {
-    let ctl = &log.ctl;
-    loop {
-        let rollbacks = ctl.load(W_ROLLBACKS);
-        let (lowest, as_of) = read_lowest(log)?;
-        let lowest = lowest.min(log.lowest_pin());
-        let tx = ctl.begin(ctl.patience())?;
-        let unchanged = ctl.load(W_ROLLBACKS) == rollbacks && rollbacks % 2 == 0;
-        drop(tx);
-        if unchanged || broken!(ReclaimOnHalfRead) {
-            return Ok((lowest, as_of));
-        }
-    }
+/// Which messages are live.
+pub(crate) struct Live {
+    /// Where the log ended before it was looked at.
+    pub(crate) as_of: u64,
+    /// The lowest chunk of a send in progress.
+    pub(crate) chunk_pin: u64,
+    /// Of each topic, from which sequence on all are.
+    from: Vec<u64>,
+    /// Topic and sequence of those in slots.
+    outstanding: BTreeSet<(u32, u64)>,
+    /// Of streams of dead letters that nobody consumes, those that were purged.
+    removed: BTreeMap<u32, Vec<Range>>,
 }
 
-fn read_lowest(log: &Log) -> Result<(u64, u64)> {
-    let ctl = &log.ctl;
-    let as_of = log.tail();
-    let mut lowest = as_of;
-    for topic in 0..registry::topics(ctl) {
-        let word = |w| ctl.load(ctl.layout.topic(topic, w));
-        if word(T_STATE) == 0 {
-            continue;
-        }
-        let from = match lowest_cursor(log, topic) {
-            Some(cursor) => cursor,
-            // Without a group, everything is kept.
-            None => word(T_FIRST),
-        };
-        if from < word(T_NEXT) {
-            if let Some((_, lsn)) = log.candidates(topic, from, 1)?.first() {
-                lowest = lowest.min(*lsn);
+impl Live {
+    /// Reads it without holding the lock, in an order that is safe: what is claimed later lies at
+    /// or above a cursor that was read; what is settled later only makes it too much. What was read
+    /// may have been half a transaction, which is rolled back when its owner dies: so all who held
+    /// the lock meanwhile are waited for, and if any was rolled back, it is read again. Between the
+    /// cursors and the slots too: a claim that had moved the cursor has filled its slot then.
+    pub(crate) fn read(log: &Log) -> Result<Self> {
+        let ctl = &log.ctl;
+        loop {
+            let rollbacks = ctl.load(W_ROLLBACKS);
+            let mut live = Self {
+                as_of: log.tail(),
+                chunk_pin: 0,
+                from: lowest_cursors(ctl),
+                outstanding: BTreeSet::new(),
+                removed: BTreeMap::new(),
+            };
+            if !broken!(ReclaimOnHalfRead) {
+                drop(ctl.begin(ctl.patience())?);
+            }
+            live.read_slots(ctl)?;
+            live.chunk_pin = log.chunk_pin();
+            let tx = ctl.begin(ctl.patience())?;
+            let unchanged = ctl.load(W_ROLLBACKS) == rollbacks && rollbacks % 2 == 0;
+            drop(tx);
+            if unchanged || broken!(ReclaimOnHalfRead) {
+                return Ok(live);
             }
         }
     }
-    let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
-    for slot in 0..top {
-        let state = ctl.load(ctl.layout.slot(slot, S_HEAD)) & 0xff;
-        if state != State::Free as u64 {
-            lowest = lowest.min(ctl.load(ctl.layout.slot(slot, S_LSN)));
+
+    fn read_slots(&mut self, ctl: &Ctl) -> Result<()> {
+        let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
+        for slot in 0..top {
+            let word = |w| ctl.load(ctl.layout.slot(slot, w));
+            let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
+            if matches!(state, Some(State::Free | State::Removed)) {
+                continue;
+            }
+            let group = Owner::unpack(word(S_OWNER)).group;
+            if let Ok(topic) = claim::topic_of_group(ctl, group) {
+                self.outstanding.insert((topic, word(S_SEQ)));
+            }
+        }
+        for group in 0..registry::groups(ctl) {
+            let Some(stream) = removed::stream_of(ctl, group) else {
+                continue;
+            };
+            if ctl.load(ctl.layout.topic(stream, T_GROUP)) == 0 {
+                self.removed.insert(stream, removed::removed(ctl, group)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// From which sequence on all messages of a topic are live.
+    pub(crate) fn from(&self, topic: u32) -> u64 {
+        self.from.get(topic as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether this message is live.
+    pub(crate) fn is_live(&self, topic: u32, seq: u64) -> bool {
+        let removed = || {
+            let runs = self.removed.get(&topic);
+            runs.is_some_and(|runs| runs.iter().any(|r| (r.0..r.1).contains(&seq)))
+        };
+        self.outstanding.contains(&(topic, seq)) || seq >= self.from(topic) && !removed()
+    }
+
+    /// The live messages of a topic with these sequences that are outstanding.
+    fn outstanding(
+        &self,
+        topic: u32,
+        seqs: std::ops::Range<u64>,
+    ) -> impl Iterator<Item = u64> + '_ {
+        let (first, end) = (seqs.start, seqs.end.max(seqs.start));
+        let range = (topic, first)..(topic, end);
+        self.outstanding.range(range).map(|(_, seq)| *seq)
+    }
+
+    /// Whether nobody has come meanwhile who needs more: a new group, or one that went back.
+    pub(crate) fn still_holds(&self, tx: &Tx<'_>) -> bool {
+        let now = lowest_cursors(tx.ctl);
+        now.iter().zip(&self.from).all(|(now, then)| now >= then)
+    }
+}
+
+/// From which sequence on each topic's messages are live.
+fn lowest_cursors(ctl: &Ctl) -> Vec<u64> {
+    let topics = registry::topics(ctl);
+    let mut lowest = vec![None; topics as usize];
+    for group in 0..registry::groups(ctl) {
+        let word = |w| ctl.load(ctl.layout.group(group, w));
+        let topic = usize::try_from(word(P_TOPIC)).unwrap_or(usize::MAX);
+        if let (1, Some(lowest)) = (word(P_STATE), lowest.get_mut(topic)) {
+            let cursor = word(P_CURSOR);
+            *lowest = Some(lowest.map_or(cursor, |l: u64| l.min(cursor)));
         }
     }
-    Ok((lowest, as_of))
-}
-
-fn lowest_cursor(log: &Log, topic: u32) -> Option<u64> {
-    let ctl = &log.ctl;
-    let has_groups = ctl.load(ctl.layout.topic(topic, T_GROUP)) != 0;
-    has_groups.then_some(())?;
-    (0..registry::groups(ctl))
-        .filter(|&g| {
-            ctl.load(ctl.layout.group(g, crate::shm::control::P_TOPIC)) == u64::from(topic)
-                && ctl.load(ctl.layout.group(g, crate::shm::control::P_STATE)) == 1
+    (0..topics)
+        .zip(lowest)
+        .map(|(topic, lowest)| {
+            let word = |w| ctl.load(ctl.layout.topic(topic, w));
+            match lowest {
+                _ if word(T_STATE) == 0 => u64::MAX,
+                Some(cursor) if word(T_GROUP) != 0 => cursor,
+                // Without a group, everything is kept.
+                _ => word(T_FIRST),
+            }
         })
-        .map(|g| ctl.load(ctl.layout.group(g, P_CURSOR)))
-        .min()
+        .collect()
 }
 
-/// Moves the first kept sequence of every topic past what lies below `lsn`, before those segments
-/// go: groups made from now on start behind them.
-pub(crate) fn advance_first(log: &Log, lsn: u64) -> Result<()> {
+/// Looks for what is live in segments.
+pub(crate) struct Survey<'a> {
+    log: &'a Log,
+    live: &'a Live,
+    /// What was durable when it began: copies behind it do not count yet.
+    durable: u64,
+    /// Original LSNs that live records refer to.
+    needed: OnceCell<BTreeSet<u64>>,
+}
+
+/// What is live in a segment and nowhere else.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// Original LSNs of records without a copy in a later segment.
+    pub(crate) records: BTreeSet<u64>,
+    /// There are copies of others that are not durable yet.
+    pub(crate) pending: bool,
+}
+
+impl<'a> Survey<'a> {
+    pub(crate) fn new(log: &'a Log, live: &'a Live) -> Self {
+        Self {
+            log,
+            live,
+            durable: log.ctl.load(W_DURABLE),
+            needed: OnceCell::new(),
+        }
+    }
+
+    /// Whether a segment must stay.
+    pub(crate) fn holds(&self, segment: &Arc<Segment>) -> Result<bool> {
+        let left = self.left_in(segment, 1)?;
+        Ok(left.pending || !left.records.is_empty())
+    }
+
+    /// The live records of an indexed segment that have no later copy; at most `most` of them.
+    pub(crate) fn left_in(&self, segment: &Arc<Segment>, most: usize) -> Result<Left> {
+        let mut left = Left::default();
+        let sidecar = self.log.sidecar(segment)?;
+        for stream in sidecar.streams() {
+            let (Some(first), Some(end)) = (sidecar.first_seq(stream), sidecar.end_seq(stream))
+            else {
+                continue;
+            };
+            let from = self.live.from(stream);
+            let below = first..end.min(from);
+            for seq in self.live.outstanding(stream, below) {
+                if let Some((_, lsn)) = sidecar.at_or_after(stream, seq).filter(|f| f.0 == seq) {
+                    if self.add(segment, lsn, &mut left, most)? {
+                        return Ok(left);
+                    }
+                }
+            }
+            let mut next = from.max(first);
+            while let Some((seq, lsn)) = sidecar.at_or_after(stream, next) {
+                next = seq + 1;
+                if self.live.is_live(stream, seq) && self.add(segment, lsn, &mut left, most)? {
+                    return Ok(left);
+                }
+            }
+        }
+        for (&(stream, seq), &original) in &sidecar.links.messages {
+            if self.live.is_live(stream, seq) && self.add(segment, original, &mut left, most)? {
+                return Ok(left);
+            }
+        }
+        let needed = self.needed()?;
+        let here = needed.range(segment.base..segment.end).copied();
+        let copies = sidecar.links.copies.keys().copied();
+        for original in here.chain(copies.filter(|c| needed.contains(c))) {
+            if self.add(segment, original, &mut left, most)? {
+                break;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Adds a live record unless it has a copy; whether that is enough.
+    fn add(
+        &self,
+        segment: &Arc<Segment>,
+        original: u64,
+        left: &mut Left,
+        most: usize,
+    ) -> Result<bool> {
+        if left.records.contains(&original) {
+            return Ok(false);
+        }
+        match self.log.copy_of(original, segment.number + 1)? {
+            Some(at) => left.pending |= at >= self.durable && !broken!(UnlinkBeforeMovedDurable),
+            None => {
+                left.records.insert(original);
+            }
+        }
+        Ok(left.records.len() >= most)
+    }
+
+    fn needed(&self) -> Result<&BTreeSet<u64>> {
+        if let Some(needed) = self.needed.get() {
+            return Ok(needed);
+        }
+        let mut needed = BTreeSet::new();
+        if !broken!(OriginNotMoved) {
+            for r in self.log.references(0)? {
+                if self.live.is_live(r.stream, r.seq) || needed.contains(&r.from) {
+                    needed.insert(r.target);
+                }
+            }
+        }
+        Ok(self.needed.get_or_init(|| needed))
+    }
+}
+
+/// Moves the first kept sequence of every topic past what goes with the segments before
+/// `first_kept`, which begins at `base`: groups made from now on start behind it.
+pub(crate) fn advance_first(log: &Log, first_kept: u64, base: u64) -> Result<()> {
     let ctl = &log.ctl;
     for topic in 0..registry::topics(ctl) {
         let at = ctl.layout.topic(topic, T_FIRST);
-        let (mut first, next) = (ctl.load(at), ctl.load(ctl.layout.topic(topic, T_NEXT)));
-        let before = first;
+        let (before, next) = (ctl.load(at), ctl.load(ctl.layout.topic(topic, T_NEXT)));
+        let mut first = before;
         while first < next {
             let some = log.candidates(topic, first, 512)?;
-            let Some(&(last, last_lsn)) = some.last() else {
+            let Some(&(last, _)) = some.last() else {
                 break;
             };
-            if last_lsn < lsn {
-                first = last + 1;
-                continue;
+            let kept = some.iter().find(|(_, at)| *at >= base);
+            first = kept.map_or(last + 1, |(seq, _)| *seq);
+            if kept.is_some() {
+                break;
             }
-            let kept = some
-                .iter()
-                .find(|(_, at)| *at >= lsn)
-                .map_or(first, |(seq, _)| *seq);
-            first = kept;
-            break;
         }
+        let moved = log.moved_messages(topic, before..first, 1, first_kept)?;
+        let first = moved.first().map_or(first, |(seq, _)| *seq);
         if first > before {
             let mut tx = ctl.begin(ctl.patience())?;
             if tx.get(at) < first {

@@ -10,6 +10,7 @@
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group.
+//! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back.
 
 pub(crate) mod bury;
 pub(crate) mod claim;
@@ -23,3 +24,4 @@ pub(crate) mod replay;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
+pub(crate) mod tidy;

@@ -16,7 +16,7 @@ use crate::format::Bad;
 use crate::format::message::Meta;
 use crate::format::name;
 use crate::format::payload::{
-    self, Ack, Config, Gap, Loss, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
+    self, Ack, Config, Gap, Loss, Moved, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
 };
 use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
@@ -152,11 +152,12 @@ impl Model {
             }
             Kind::Snap => self.load(lsn, &SnapPiece::decode(body)?),
             Kind::Loss => self.lose(&Loss::decode(body)?),
+            // The record counted where it was first; the indexes know where it is now.
+            Kind::Moved => drop(Moved::decode(body)?),
             Kind::Chunk
             | Kind::Batch
             | Kind::Seal
             | Kind::Seek
-            | Kind::Moved
             | Kind::Cancel
             | Kind::Watermark => {}
         }

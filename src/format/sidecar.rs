@@ -5,12 +5,13 @@
 //! offset each; a small gap becomes holes, a larger one a new entry, so that the file stays
 //! proportional to the number of messages whatever the sequences are.
 
+use super::links::Links;
 use super::segment::{HEADER_BLOCK, MAX_SEGMENT};
 use super::{Bad, Reader, Writer, crc};
 use std::collections::BTreeMap;
 
 /// The version of the sidecar's format. An unknown one is built again, not refused.
-pub(crate) const VERSION: u16 = 0;
+pub(crate) const VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"keepqidx";
 const BLOCK: usize = 4096;
@@ -94,6 +95,7 @@ pub(crate) struct SidecarBuilder {
     streams: BTreeMap<u32, Stream>,
     /// Offsets from the first to the last that could not be read.
     hole: std::ops::Range<u32>,
+    links: Links,
 }
 
 #[derive(Debug, Default)]
@@ -131,7 +133,13 @@ impl SidecarBuilder {
             header,
             streams: BTreeMap::new(),
             hole: 0..0,
+            links: Links::default(),
         }
+    }
+
+    /// What ties its records to others, to be completed while the segment is read.
+    pub(crate) fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
     }
 
     /// The header, to be completed while the segment is read.
@@ -183,8 +191,14 @@ impl SidecarBuilder {
     /// The content of the file.
     pub(crate) fn finish(self) -> Vec<u8> {
         let SidecarBuilder {
-            header, streams, ..
+            mut header,
+            streams,
+            links,
+            ..
         } = self;
+        header.min_ref = links
+            .lowest()
+            .map_or(header.min_ref, |l| header.min_ref.min(l));
         let entries: Vec<(u32, Run)> = streams
             .into_iter()
             .flat_map(|(id, stream)| stream.sorted().into_iter().map(move |run| (id, run)))
@@ -202,7 +216,9 @@ impl SidecarBuilder {
         w.u64(header.min_ref)
             .u64(header.min_time)
             .u64(header.max_time);
-        w.u32(count(entries.len())).u32(count(offsets)).zeros(8);
+        let [copies, references] = links.counts();
+        w.u32(count(entries.len())).u32(count(offsets));
+        w.u32(copies).u32(references);
         let mut first = 0;
         for (stream, run) in &entries {
             let len = count(run.offsets.len());
@@ -212,6 +228,7 @@ impl SidecarBuilder {
         for offset in entries.iter().flat_map(|(_, run)| &run.offsets) {
             w.u32(*offset);
         }
+        links.write(&mut w);
         blocks(&out, header.salt)
     }
 }
@@ -255,6 +272,8 @@ pub(crate) struct Sidecar {
     pub(crate) header: SidecarHeader,
     entries: Vec<Entry>,
     offsets: Vec<u32>,
+    /// What ties the segment's records to others.
+    pub(crate) links: Links,
 }
 
 impl Sidecar {
@@ -284,9 +303,11 @@ impl Sidecar {
         }
         let entry_bytes = size(r.u32()?, ENTRY)?;
         let offset_bytes = size(r.u32()?, 4)?;
-        r.zeros(8)?;
+        let counts = [r.u32()?, r.u32()?];
         let entries = entries(r.bytes(entry_bytes)?, offset_bytes / 4)?;
         let offsets = offsets(r.bytes(offset_bytes)?, span)?;
+        let records = header.base.saturating_add(HEADER_BLOCK as u64)..header.end;
+        let links = Links::read(&mut r, counts, &records)?;
         if r.len() >= PAYLOAD {
             return Err(Bad::Length);
         }
@@ -295,6 +316,7 @@ impl Sidecar {
             header,
             entries,
             offsets,
+            links,
         };
         sidecar.check_ends()?;
         Ok(sidecar)

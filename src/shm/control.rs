@@ -29,7 +29,7 @@ use crate::error::{Code, Error, Result};
 use crate::options::limits;
 
 /// Version of this layout. Another one is refused while members live and rebuilt otherwise.
-pub(crate) const LAYOUT_VERSION: u64 = 2;
+pub(crate) const LAYOUT_VERSION: u64 = 3;
 /// First word of `ctl`.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"keepqctl");
 
@@ -165,6 +165,9 @@ pub(crate) const X_NUMBER: usize = 0;
 pub(crate) const X_BLOCKS: usize = 8;
 /// Lowest LSN that a record of the segment refers to.
 pub(crate) const X_MIN_REF: usize = 16;
+/// Records of the segment that tie it to others: how many, first block << 32 | last block.
+pub(crate) const X_LINKS: usize = 24;
+pub(crate) const X_LINKS_CHAIN: usize = 32;
 /// Bytes of a block: a word with the next block's number, then 62 entries of 32 bits.
 pub(crate) const BLOCK: usize = 256;
 /// Entries of a block.
@@ -316,7 +319,8 @@ impl Geometry {
             groups: (slots / 64).clamp(16, 1024),
             producers: (slots / 64).clamp(16, 1024),
             members: (slots / 64).clamp(16, members),
-            blocks: entries / 62 + topics.min(256) + 2,
+            // Of these one for each topic that begins, and one for the links.
+            blocks: entries / 62 + topics.min(256) + 3,
         })
     }
 }

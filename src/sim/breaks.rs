@@ -86,6 +86,14 @@ breaks! {
     PurgeNotFlushed = "purge_not_flushed",
     /// A segment is removed before the records that released it are durable.
     UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
+    /// A segment is removed before the copies of what is live in it are durable.
+    UnlinkBeforeMovedDurable = "unlink_before_moved_durable",
+    /// Indexes know nothing of what was moved into their segments.
+    MovedNotIndexed = "moved_not_indexed",
+    /// What a dead letter refers to does not count as live.
+    OriginNotMoved = "origin_not_moved",
+    /// A record that is not where it was looked for is damage at once.
+    DamageAtFirstSight = "damage_at_first_sight",
     /// Recovery replays from the last piece of a snapshot.
     SnapReplayedFromLastPiece = "snap_replayed_from_last_piece",
     /// A descriptor of the old file is used after a reseal.

@@ -1,0 +1,246 @@
+//! Giving the disk back: segments in which nothing is live go, and what little is live in the
+//! oldest is copied forward, so that one stuck message never pins everything behind it.
+//!
+//! Segments go from the oldest on, so it is a *run* of the oldest that is made free: the shortest
+//! whose live records would take less than a tenth of its bytes as copies. (A run rather than a
+//! segment: one that is a third live must not keep a hundred behind it that are empty.)
+//!
+//! Why this ends, and costs little: let `m` bytes have been written as copies and `u` bytes by
+//! users. Each run that is freed had at most a tenth of its bytes copied, and no byte is freed
+//! twice, so m < (u + m) / 10, which is m < u / 9. A run that was copied and cannot go yet is not
+//! copied again: what has a later copy is left alone.
+//!
+//! A death in the middle leaves some copies more; the next one finds them and goes on. Nothing but
+//! the log says how far it got.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::live::{self, Live, Survey};
+use super::snapshot;
+use crate::commitlog::Log;
+use crate::commitlog::append::{Need, Purpose};
+use crate::commitlog::catalog::Segment;
+use crate::commitlog::links::{MovedDraft, moved_len};
+use crate::commitlog::prepare::Maintenance;
+use crate::commitlog::read::ReadAhead;
+use crate::error::{Code, Error, Result};
+use crate::shm::control::{
+    G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_SNAP_END, R_BASE, R_LIMIT, W_DURABLE,
+};
+
+/// A run is copied forward if that takes less than one of so many of its bytes.
+const SHARE: u64 = 10;
+/// Most records of one transaction: each changes about eight words.
+const RECORDS: usize = 64;
+/// Most bytes of one transaction.
+const BYTES: u64 = 64 << 10;
+/// The shortest copy of a record.
+const SHORTEST: u64 = moved_len(48) as u64;
+
+/// When a store is looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// While it is used: a run that was not worth it is looked at again when the log has grown.
+    InUse,
+    /// It has come to rest, or is short of room.
+    AtRest,
+}
+
+/// Removes the segments that nothing needs, and copies forward what keeps the next ones.
+pub(crate) fn reclaim(log: &Log, held: &Maintenance<'_>, when: When) -> Result<()> {
+    free(log, held)?;
+    if move_forward(log, held, when)? {
+        log.flush_now(log.ctl.patience())?;
+        free(log, held)?;
+    }
+    Ok(())
+}
+
+/// On a full disk, or at rest, no roll begins a new snapshot, and the last two keep what they stand
+/// for: up to two new ones let everything go that is consumed.
+pub(crate) fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
+    let ctl = &log.ctl;
+    move_forward(log, held, When::AtRest)?;
+    log.flush_now(ctl.patience())?;
+    for _ in 0..2 {
+        let oldest = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
+        let Some(oldest) = oldest else { return Ok(()) };
+        let needless = oldest.end <= ctl.global(G_SNAP_BEFORE) || log.is_in_region(oldest.number);
+        if needless || Survey::new(log, &Live::read(log)?).holds(&oldest)? {
+            break;
+        }
+        snapshot::write(log, held)?;
+    }
+    log.flush_now(ctl.patience())
+}
+
+/// Removes the oldest segments as far as nothing in them is live.
+fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
+    let ctl = &log.ctl;
+    if ctl.global(G_SNAP_END) == 0 || ctl.global(G_SNAP_END) > ctl.load(W_DURABLE) {
+        return Ok(());
+    }
+    let sealed = log.sealed_from(ctl.global(G_OLDEST))?;
+    let snap = ctl.global(G_SNAP_BEFORE);
+    if sealed.first().is_none_or(|first| first.end > snap) {
+        return Ok(());
+    }
+    let live = Live::read(log)?;
+    let survey = Survey::new(log, &live);
+    let pin = snap.min(live.chunk_pin);
+    let mut gone = 0;
+    for segment in &sealed {
+        if segment.end > pin || log.is_in_region(segment.number) || survey.holds(segment)? {
+            break;
+        }
+        gone += 1;
+    }
+    if gone == 0 {
+        return Ok(());
+    }
+    let active = ctl.global(G_ACTIVE);
+    let first_kept = sealed.get(gone).map_or(active, |s| s.number);
+    let base = match sealed.get(gone) {
+        Some(segment) => segment.base,
+        None => ctl.load(ctl.layout.recent(active, R_BASE)),
+    };
+    live::advance_first(log, first_kept, base)?;
+    log.reclaim_before(held, first_kept, live.as_of, &|tx| live.still_holds(tx))
+}
+
+/// Copies forward, within one turn's bounds, what is live in the run of oldest segments that can be
+/// made free. Whether there was anything.
+fn move_forward(log: &Log, held: &Maintenance<'_>, when: When) -> Result<bool> {
+    let tail = log.tail();
+    let mut moving = log.moving.lock();
+    if moving.todo.is_empty() {
+        if when == When::InUse && tail < moving.look_again_at {
+            return Ok(false);
+        }
+        let Some((todo, last)) = plan(log, moving.paid)? else {
+            moving.look_again_at = tail + active_span(log) / 4;
+            return Ok(false);
+        };
+        (moving.todo, moving.last) = (todo, last);
+    }
+    let last = moving.last;
+    match move_some(log, held, &mut moving.todo, last) {
+        Ok(()) => {
+            if moving.todo.is_empty() {
+                moving.paid = last;
+            }
+            Ok(true)
+        }
+        Err(e) => {
+            moving.todo.clear();
+            moving.look_again_at = tail + active_span(log) / 4;
+            // A full disk gets room by what consumers settle; damage is told to whoever reads it.
+            if e.code() == Code::Full {
+                return Ok(false);
+            }
+            Err(e)
+        }
+    }
+}
+
+fn active_span(log: &Log) -> u64 {
+    let word = |w| {
+        let recent = log.ctl.layout.recent(log.ctl.global(G_ACTIVE), w);
+        log.ctl.load(recent)
+    };
+    word(R_LIMIT).saturating_sub(word(R_BASE))
+}
+
+/// The original LSNs of what must be copied forward so that a run of the oldest segments can go,
+/// and the number of the run's last segment. `None`: it is not worth it, or there is nothing.
+/// Segments up to `paid` have been copied from before, and only wait to be removed.
+fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
+    let ctl = &log.ctl;
+    let live = Live::read(log)?;
+    let survey = Survey::new(log, &live);
+    let mut sealed = log.sealed_from(ctl.global(G_OLDEST))?;
+    let fits = |s: &Arc<Segment>| s.end <= live.chunk_pin && !log.is_in_region(s.number);
+    sealed.truncate(sealed.iter().take_while(|s| fits(s)).count());
+    let span = |s: &Arc<Segment>| s.end - s.base;
+    let worth = sealed.iter().map(span).sum::<u64>() / SHARE;
+    // Not all the disk is looked through for a long run.
+    let most = worth.min(4 * ctl.layout.geometry.segment);
+    let (mut run, mut cost) = (0, 0);
+    let mut todo = VecDeque::new();
+    let mut ahead = ReadAhead::default();
+    for segment in &sealed {
+        if segment.number > paid {
+            run += span(segment);
+        }
+        let room = (most - cost) / SHORTEST + 1;
+        let left = survey.left_in(segment, usize::try_from(room).unwrap_or(usize::MAX))?;
+        for original in left.records {
+            match log.read(original, &mut ahead) {
+                Ok(stored) => cost += moved_len(stored.bytes().len()) as u64,
+                Err(e) if e.code() == Code::Corrupt => {
+                    // It stays where it is, and its segment with it, until whoever is owed it is
+                    // told, or it is purged.
+                    crate::trace::keeper_failed("copying a damaged record forward", &e);
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
+            }
+            if cost >= most {
+                return Ok(None);
+            }
+            todo.push_back(original);
+        }
+        if cost * SHARE < run && !todo.is_empty() {
+            return Ok(Some((todo, segment.number)));
+        }
+    }
+    Ok(None)
+}
+
+/// Copies records forward until a quarter of the ring is filled with them.
+fn move_some(log: &Log, held: &Maintenance<'_>, todo: &mut VecDeque<u64>, last: u64) -> Result<()> {
+    let ring = log.ctl.layout.geometry.ring;
+    let (turn, piece) = (ring / 4, BYTES.min(ring / 8));
+    let mut ahead = ReadAhead::default();
+    let mut done = 0;
+    while done < turn && !todo.is_empty() {
+        let mut drafts: Vec<MovedDraft> = Vec::new();
+        let mut bytes = 0;
+        while let Some(&original) = todo.front() {
+            if log.copy_of(original, last + 1)?.is_none() {
+                let stored = log.read(original, &mut ahead)?;
+                let Some(draft) = MovedDraft::new(&stored) else {
+                    return Err(too_long(original));
+                };
+                let len = draft.len() as u64;
+                if bytes > 0 && (bytes + len > piece || drafts.len() == RECORDS) {
+                    break;
+                }
+                bytes += len;
+                drafts.push(draft);
+            }
+            todo.pop_front();
+        }
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let need = Need::new(len, 0, Purpose::Move).with_links(drafts.len() as u64);
+        log.transact_holding(Some(held), need, log.ctl.patience(), |tx| {
+            for draft in &mut drafts {
+                log.append_moved(tx, draft);
+            }
+            Ok(())
+        })?;
+        done += bytes;
+    }
+    Ok(())
+}
+
+fn too_long(original: u64) -> Error {
+    Error::new(
+        Code::Internal,
+        format!("the record at {original:#x} is too long to be copied forward"),
+    )
+}
