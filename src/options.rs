@@ -10,6 +10,11 @@ use crate::error::{Code, Error, Result};
 pub mod limits {
     /// Largest body of a message, bytes.
     pub const BODY: usize = 16 << 20;
+    /// Of so many of its last sends a named producer knows the results.
+    pub const PRODUCER_RECALLED: u64 = 64;
+    /// A producer's name that is not open and was not used for so long may be dropped for another
+    /// when the store has as many as it was made for.
+    pub const PRODUCER_KEPT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
     /// Longest topic, group or producer name, bytes. Characters: `A-Z a-z 0-9 . _ -`.
     pub const NAME: usize = 120;
     /// Longest key, order key, tag or deduplication id, bytes of UTF-8.

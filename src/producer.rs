@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::commitlog::read::ReadAhead;
-use crate::delivery::{fetch, registry};
+use crate::delivery::producers::{self, Handle, Noted};
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::name;
 use crate::inner::Opened;
 use crate::options::{MessageId, SendStatus, Sent};
 use crate::pending::Pending;
 use crate::shm::Tx;
-use crate::shm::control::{D_EPOCH, D_LSN, D_NEXT, D_SEQ, D_TOPIC};
+use crate::shm::control::{D_NEXT, W_DURABLE};
 use crate::topic::{Numbered, OutMessage, Stored, Topic};
 
 /// A named, fenced, gapless producer.
@@ -18,11 +17,23 @@ use crate::topic::{Numbered, OutMessage, Stored, Topic};
 /// Its sequences are numbered from 0 over all topics it sends to. A sequence at or below the last
 /// one is answered as a success marked `duplicate` and appends nothing, so a program that was
 /// killed can start over and send everything again. Opening the name again fences this handle.
+///
+/// A duplicate is answered with the id and the topic sequence of the message that was stored, for
+/// the last [`limits::PRODUCER_RECALLED`] sends of the name, across deaths, restarts and power
+/// cuts. Of an older one it is only known that it was stored: its id is 0 and its sequence `None`.
+///
+/// A store holds a limited number of names (4,096 as it is made by default). When it is full, a new
+/// name takes the place of the one that was used least recently, if nobody has that open and its
+/// last open, send or close is [`limits::PRODUCER_KEPT`] ago by the system's clock; else the new
+/// name is refused. A name that was dropped so begins anew when it comes back: its
+/// [`next_seq`](Self::next_seq) is 0, and its numbers of before are taken for new ones.
+///
+/// [`limits::PRODUCER_RECALLED`]: crate::limits::PRODUCER_RECALLED
+/// [`limits::PRODUCER_KEPT`]: crate::limits::PRODUCER_KEPT
 pub struct Producer {
     inner: Arc<Opened>,
     name: String,
-    id: u32,
-    epoch: u32,
+    handle: Handle,
 }
 
 impl std::fmt::Debug for Producer {
@@ -37,17 +48,8 @@ impl std::fmt::Debug for Producer {
 struct Number<'a> {
     producer: &'a Producer,
     seq: u64,
-}
-
-impl Number<'_> {
-    fn at(&self, word: usize) -> usize {
-        self.producer
-            .inner
-            .log
-            .ctl
-            .layout
-            .producer(self.producer.id, word)
-    }
+    /// When it is sent, in ms since 1970: asked before the lock.
+    sent_ms: u64,
 }
 
 impl Numbered for Number<'_> {
@@ -57,7 +59,8 @@ impl Numbered for Number<'_> {
 
     fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>> {
         self.producer.check_epoch(tx)?;
-        let next = tx.get(self.at(D_NEXT));
+        let id = self.producer.handle.id;
+        let next = tx.get(tx.ctl.layout.producer(id, D_NEXT));
         if self.seq > next {
             return Err(Error::new(
                 Code::ProducerGap,
@@ -70,29 +73,27 @@ impl Numbered for Number<'_> {
         if self.seq == next {
             return Ok(None);
         }
-        // Only the last result is remembered; every earlier message is durable when the last is,
-        // and the watermark moves between records.
-        let last_lsn = tx.get(self.at(D_LSN));
-        let last = self.seq + 1 == next;
-        let known = last && tx.get(self.at(D_TOPIC)) != 0;
+        let known = producers::recall(tx, id, self.seq);
         let sent = Sent {
-            id: MessageId(if last { last_lsn } else { 0 }),
-            seq: known.then(|| tx.get(self.at(D_SEQ))),
+            id: MessageId(known.result.map_or(0, |(message, _)| message)),
+            seq: known.result.map(|(_, seq)| seq),
             status: SendStatus::SendOk,
-            durable: false,
+            durable: tx.ctl.load(W_DURABLE) >= known.end,
             duplicate: true,
         };
-        Ok(Some(Stored {
-            sent,
-            end: last_lsn + 1,
-        }))
+        let end = known.end;
+        Ok(Some(Stored { sent, end }))
     }
 
-    fn appended(&self, tx: &mut Tx<'_>, lsn: u64, topic: u32, seq: u64) {
-        tx.set(self.at(D_NEXT), self.seq + 1);
-        tx.set(self.at(D_LSN), lsn);
-        tx.set(self.at(D_TOPIC), u64::from(topic) + 1);
-        tx.set(self.at(D_SEQ), seq);
+    fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64) {
+        let send = Noted {
+            number: self.seq,
+            lsn,
+            message: message.0,
+            seq,
+            sent_ms: self.sent_ms,
+        };
+        producers::note(tx, self.producer.handle.id, &send);
     }
 }
 
@@ -106,12 +107,11 @@ impl Producer {
             )
         })?;
         let deadline = inner.deadline(Some(inner.options.send_timeout));
-        let (id, epoch) = registry::open_producer(&inner.log, name, deadline)?;
+        let handle = producers::open(&inner.log, name, inner.generation, deadline)?;
         Ok(Self {
             inner: Arc::clone(inner),
             name: name.to_owned(),
-            id,
-            epoch,
+            handle,
         })
     }
 
@@ -122,8 +122,7 @@ impl Producer {
     }
 
     fn check_epoch(&self, tx: &Tx<'_>) -> Result<()> {
-        let at = self.inner.log.ctl.layout.producer(self.id, D_EPOCH);
-        if tx.get(at) == u64::from(self.epoch) {
+        if self.handle.is_current(tx) {
             return Ok(());
         }
         Err(Error::new(
@@ -145,7 +144,7 @@ impl Producer {
         let ctl = &self.inner.log.ctl;
         let tx = ctl.begin(ctl.patience())?;
         self.check_epoch(&tx)?;
-        Ok(tx.get(ctl.layout.producer(self.id, D_NEXT)))
+        Ok(tx.get(ctl.layout.producer(self.handle.id, D_NEXT)))
     }
 
     /// Sends one message with this number; `None` = the next one.
@@ -155,8 +154,7 @@ impl Producer {
     /// opened again. Nothing is stored then.
     pub fn send(&self, topic: &Topic, seq: Option<u64>, message: &OutMessage<'_>) -> Result<Sent> {
         let number = self.number(topic, seq)?;
-        let sent = topic.send_numbered(message, &number)?;
-        Ok(self.with_its_id(sent))
+        topic.send_numbered(message, &number)
     }
 
     /// Sends one message with this number without waiting for the disk; `None` = the next one. As
@@ -190,7 +188,7 @@ impl Producer {
         message: &OutMessage<'_>,
     ) -> Result<Pending> {
         let number = self.number(topic, seq)?;
-        topic.send_numbered_async(message, &number, |sent| self.with_its_id(sent))
+        topic.send_numbered_async(message, &number)
     }
 
     /// Sends one message with this number and forgets it; `None` = the next one. As
@@ -210,25 +208,15 @@ impl Producer {
             Some(seq) => seq,
             None => self.next_seq().map_err(refused)?,
         };
-        Ok(Number {
-            producer: self,
-            seq,
-        })
+        Ok(self.numbered(seq))
     }
 
-    /// A duplicate answers with the message's identity. That of a large one is its first chunk,
-    /// which only its record in the log names; if that is gone already, it is not known any more.
-    fn with_its_id(&self, mut sent: Sent) -> Sent {
-        let log = &self.inner.log;
-        let at = log.ctl.layout.producer(self.id, D_TOPIC);
-        let topic = u32::try_from(log.ctl.load(at)).ok();
-        if let (true, Some(seq), Some(topic)) = (sent.duplicate, sent.seq, topic) {
-            let mut ahead = ReadAhead::default();
-            let topic = topic.saturating_sub(1);
-            let found = fetch::fetch(log, topic, seq, sent.id.0, &mut ahead);
-            sent.id = MessageId(found.map_or(0, |message| message.id));
+    fn numbered(&self, seq: u64) -> Number<'_> {
+        Number {
+            producer: self,
+            seq,
+            sent_ms: self.inner.log.ctl.host.realtime_ms(),
         }
-        sent
     }
 
     /// Sends messages numbered from `first` on, with one flush at the end.
@@ -242,10 +230,7 @@ impl Producer {
         if let Err(e) = self.check_store(topic) {
             return messages.iter().map(|_| Err(e.clone())).collect();
         }
-        topic.send_many_numbered(messages, |i| Number {
-            producer: self,
-            seq: first + i as u64,
-        })
+        topic.send_many_numbered(messages, |i| self.numbered(first.saturating_add(i as u64)))
     }
 
     fn check_store(&self, topic: &Topic) -> Result<()> {
@@ -256,5 +241,17 @@ impl Producer {
             Code::InvalidArgument,
             "the producer and the topic come from different opens of the store; use one",
         ))
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        if killed!() {
+            return;
+        }
+        // A store that is closed has closed it. If it fails, the end of this process closes it.
+        if let Ok(_call) = self.inner.enter() {
+            let _ = producers::close(&self.inner.log, self.handle);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::attempts::Attempts;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::in_flight::{Entry, Room};
-use crate::options::{Flush, Sent, WhenFull};
+use crate::options::{Flush, WhenFull};
 use crate::pending::{One, Pending};
 use crate::topic::{Message, Numbered, OutMessage, Plain, Stored, Topic};
 
@@ -51,18 +51,16 @@ impl Topic {
     /// # Errors
     /// As [`Topic::send_async`].
     pub fn send_message_async(&self, message: &OutMessage<'_>) -> Result<Pending> {
-        self.send_numbered_async(message, &Plain, |sent| sent)
+        self.send_numbered_async(message, &Plain)
     }
 
-    /// Sends asynchronously; `name` completes what is known of a message once it is appended.
+    /// Sends asynchronously.
     pub(crate) fn send_numbered_async(
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
-        name: impl FnOnce(Sent) -> Sent,
     ) -> Result<Pending> {
         let one = self.send_in_flight(message, numbered, |stored, deadline| {
-            stored.sent = name(stored.sent.clone());
             Some(One::new(stored.end, deadline))
         })?;
         let one = one.ok_or_else(|| {
@@ -118,7 +116,7 @@ impl Topic {
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
-        place: impl FnOnce(&mut Stored, u64) -> Option<Arc<One>>,
+        place: impl FnOnce(&Stored, u64) -> Option<Arc<One>>,
     ) -> Result<Option<Arc<One>>> {
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let inner = &self.inner;
@@ -133,14 +131,14 @@ impl Topic {
             let append = || self.append(message, numbered, deadline);
             Ok((Attempts::new(inner, deadline).run(append)?, call))
         });
-        let (mut stored, _call) = match appended {
+        let (stored, _call) = match appended {
             Ok(appended) => appended,
             Err(e) => {
                 inner.in_flight.give_back(&room);
                 return Err(refused(e));
             }
         };
-        let one = place(&mut stored, deadline);
+        let one = place(&stored, deadline);
         let flush = message.flush.unwrap_or(inner.options.flush);
         self.enter_in_flight(stored, flush, deadline, room, one.clone());
         Ok(one)
@@ -157,7 +155,7 @@ impl Topic {
         one: Option<Arc<One>>,
     ) {
         let Stored { mut sent, end } = stored;
-        sent.durable = flush == Flush::Sync && broken!(PendingBeforeFlush);
+        sent.durable |= flush == Flush::Sync && broken!(PendingBeforeFlush);
         if flush == Flush::Async || sent.durable {
             self.inner.appended();
             self.inner.in_flight.give_back(&room);

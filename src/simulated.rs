@@ -5,14 +5,14 @@ use std::path::Path;
 
 use crate::commitlog::Log;
 use crate::delivery::slot::{self, Head, Owner, State};
-use crate::delivery::{registry, removed};
+use crate::delivery::{producers, registry, removed};
 use crate::error::Result;
 use crate::options::StoreOptions;
 use crate::shm::control::{
-    D_EPOCH, D_NEXT, G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED,
-    P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK,
-    S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N,
-    W_WRITTEN, WHEEL,
+    G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED, P_READY,
+    P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK, S_OWNER,
+    S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N, W_WRITTEN,
+    WHEEL,
 };
 use crate::shm::{Tx, member, undo};
 use crate::sim::{SimProcess, SimWorld};
@@ -145,14 +145,7 @@ impl Store {
                 "group {name} of topic {topic} cursor {cursor} dead {dead}"
             ));
         }
-        for id in 0..registry::producers(ctl) {
-            let word = |w| tx.get(ctl.layout.producer(id, w));
-            lines.push(format!(
-                "producer {id} epoch {} next {}",
-                word(D_EPOCH),
-                word(D_NEXT)
-            ));
-        }
+        lines.extend((0..producers::count(ctl)).map(|id| producers::describe(&tx, id)));
         let mut messages = Vec::new();
         for slot in 0..slot_top(&tx) {
             let word = |w| tx.get(ctl.layout.slot(slot, w));

@@ -56,8 +56,8 @@ pub(crate) trait Numbered {
     fn stamp(&self) -> Option<(&str, u64)>;
     /// Under the lock, before the append: `Some` if nothing is to be appended.
     fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>>;
-    /// Under the lock, after the append.
-    fn appended(&self, tx: &mut Tx<'_>, lsn: u64, topic: u32, seq: u64);
+    /// Under the lock, after the append of the record at `lsn`.
+    fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64);
 }
 
 /// A send without a producer's name.
@@ -72,7 +72,7 @@ impl Numbered for Plain {
         Ok(None)
     }
 
-    fn appended(&self, _tx: &mut Tx<'_>, _lsn: u64, _topic: u32, _seq: u64) {}
+    fn appended(&self, _tx: &mut Tx<'_>, _lsn: u64, _message: MessageId, _seq: u64) {}
 }
 
 /// A message that is in the log, perhaps not yet durable.
@@ -151,7 +151,7 @@ impl Topic {
             .map_err(refused)?;
         let flush = message.flush.unwrap_or(inner.options.flush);
         // Once it is appended, trying again is waiting again for the same position.
-        stored.sent.durable =
+        stored.sent.durable |=
             attempts.run(|| inner.settle_durability(flush, stored.end, || deadline))?;
         Ok(stored.sent)
     }
@@ -271,9 +271,10 @@ impl Topic {
                 log.note_link(tx, lsn, first);
             }
             tx.set(next_at, seq + 1);
-            numbered.appended(tx, lsn, self.id, seq);
+            let id = MessageId(first_lsn.unwrap_or(lsn));
+            numbered.appended(tx, lsn, id, seq);
             let sent = Sent {
-                id: MessageId(first_lsn.unwrap_or(lsn)),
+                id,
                 seq: Some(seq),
                 status: SendStatus::SendOk,
                 durable: false,

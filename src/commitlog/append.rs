@@ -239,7 +239,7 @@ impl Log {
         let snap = u64::from(g.slots) * 48
             + u64::from(g.topics) * 320
             + u64::from(g.groups) * 256
-            + u64::from(g.producers) * 192;
+            + u64::from(g.producers) * 1200;
         (2 * snap + (64 << 10)).next_multiple_of(HEADER_SPAN)
     }
 

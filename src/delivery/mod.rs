@@ -3,7 +3,7 @@
 //! All of it is state in shared memory, changed under lock E, and every change that must outlive
 //! the processes is a record of the commit log in the same transaction.
 //!
-//! - [`registry`] names topics, groups and producers.
+//! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
@@ -16,6 +16,7 @@ pub(crate) mod bury;
 pub(crate) mod claim;
 pub(crate) mod fetch;
 pub(crate) mod live;
+pub(crate) mod producers;
 pub(crate) mod progress;
 pub(crate) mod putback;
 pub(crate) mod registry;

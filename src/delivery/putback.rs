@@ -184,8 +184,10 @@ fn expire_one(log: &Log, tx: &mut Tx<'_>, slot: u32) -> Result<()> {
     Ok(())
 }
 
-/// Ends the leases of one generation of a member: it died (`crashed`) or closes.
+/// Ends the leases of one generation of a member, and closes its producers: it died (`crashed`) or
+/// closes.
 pub(crate) fn release_member(log: &Log, member: (u32, u32), crashed: bool) -> Result<()> {
+    super::producers::release_member(log, member)?;
     let ctl = &log.ctl;
     let top = crate::shm::lock::low_half(ctl.global(crate::shm::control::G_SLOT_TOP))
         .min(ctl.layout.geometry.slots);

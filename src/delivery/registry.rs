@@ -1,20 +1,20 @@
-//! Topics, groups and producers by name.
+//! Topics and groups by name.
 //!
 //! Ids are indexes into the tables of shared memory and into the log's records; they are never
-//! given to another name. Creating one is a CONFIG (or PRODUCER) record in the same transaction.
+//! given to another name. Creating one is a CONFIG record in the same transaction.
 
 use super::fetch;
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
-use crate::format::payload::{Config, GroupConfig, ProducerOpen};
+use crate::format::payload::{Config, GroupConfig};
 use crate::format::record::{Draft, Kind};
 use crate::shm::control::{
-    D_EPOCH, D_HASH, D_NAME, D_NAME_LEN, D_NEXT, D_STATE, G_GROUPS, G_PRODUCERS, G_TOPICS,
-    P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_FLAGS, P_GENERATION, P_HASH,
-    P_LEASE_MS, P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_START, P_STATE,
-    P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN, T_NEXT, T_STATE, W_PUBLISHED,
+    G_GROUPS, G_TOPICS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_FLAGS,
+    P_GENERATION, P_HASH, P_LEASE_MS, P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN,
+    P_NEXT, P_START, P_STATE, P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN,
+    T_NEXT, T_STATE, W_PUBLISHED,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -59,11 +59,6 @@ pub(crate) fn groups(ctl: &Ctl) -> u32 {
     table_len(ctl, G_GROUPS, ctl.layout.geometry.groups)
 }
 
-/// Number of producers.
-pub(crate) fn producers(ctl: &Ctl) -> u32 {
-    table_len(ctl, G_PRODUCERS, ctl.layout.geometry.producers)
-}
-
 /// The name of a topic.
 pub(crate) fn topic_name(ctl: &Ctl, id: u32) -> Result<String> {
     read_name(
@@ -105,19 +100,8 @@ pub(crate) fn find_group(ctl: &Ctl, topic: u32, name: &str) -> Option<u32> {
     })
 }
 
-/// Finds a producer. Lock E is held.
-pub(crate) fn find_producer(ctl: &Ctl, name: &str) -> Option<u32> {
-    let hash = hash_name(name);
-    (0..producers(ctl)).find(|&id| {
-        let at = |word| ctl.layout.producer(id, word);
-        ctl.load(at(D_STATE)) == 1
-            && ctl.load(at(D_HASH)) == hash
-            && read_name(ctl, at(D_NAME), at(D_NAME_LEN)).is_some_and(|n| n == name)
-    })
-}
-
 /// A table of the store is full.
-fn too_many(what: &str, most: u32, advice: &str) -> Error {
+pub(super) fn too_many(what: &str, most: u32, advice: &str) -> Error {
     Error::new(
         Code::LimitExceeded,
         format!("the store has {most} {what}, the most it was made for; {advice}"),
@@ -490,58 +474,4 @@ fn set_config(tx: &mut Tx<'_>, id: u32, config: &GroupConfig) {
     tx.set(at(P_BACKOFF_MAX), config.backoff_max_ms);
     tx.set(at(P_FLAGS), u64::from(config.flags));
     tx.set(at(P_MAX_OUTSTANDING), u64::from(config.max_outstanding));
-}
-
-/// Opens a named producer: its next epoch, which fences older handles. Returns (id, epoch).
-pub(crate) fn open_producer(log: &Log, name: &str, deadline: u64) -> Result<(u32, u32)> {
-    let ctl = &log.ctl;
-    let draft = |epoch| {
-        let open = ProducerOpen {
-            name: name.to_owned(),
-            epoch,
-        };
-        Draft::new(Kind::Producer, 0, 0, &[], &[&open.encode()])
-    };
-    let need = Need::new(draft(0).bytes.len(), 0, Purpose::Send);
-    log.transact(need, deadline, |tx| {
-        let found = find_producer(ctl, name);
-        let id = found.unwrap_or_else(|| producers(ctl));
-        let most = ctl.layout.geometry.producers;
-        if id >= most {
-            return Err(too_many("named producers", most, "use fewer names"));
-        }
-        let at = |word| ctl.layout.producer(id, word);
-        let known = if found.is_some() {
-            tx.get(at(D_EPOCH))
-        } else {
-            0
-        };
-        let epoch = u32::try_from(known + 1).map_err(|_| ctl.damaged("the epoch of a producer"))?;
-        log.append(tx, &mut draft(epoch).bytes, 0);
-        if found.is_none() {
-            enter_producer(tx, id, name, epoch, 0, 0);
-        }
-        tx.set(at(D_EPOCH), u64::from(epoch));
-        Ok((id, epoch))
-    })
-}
-
-/// Enters a producer into its table.
-pub(crate) fn enter_producer(
-    tx: &mut Tx<'_>,
-    id: u32,
-    name: &str,
-    epoch: u32,
-    next: u64,
-    lsn: u64,
-) {
-    let layout = tx.ctl.layout;
-    let at = |word| layout.producer(id, word);
-    write_name(tx, at(D_NAME), at(D_NAME_LEN), name);
-    tx.set(at(D_HASH), hash_name(name));
-    tx.set(at(D_EPOCH), u64::from(epoch));
-    tx.set(at(D_NEXT), next);
-    tx.set(at(crate::shm::control::D_LSN), lsn);
-    tx.set(at(D_STATE), 1);
-    tx.set_global(G_PRODUCERS, tx.global(G_PRODUCERS).max(u64::from(id) + 1));
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::producers::{self, Noted};
 use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
 use super::{registry, removed};
@@ -33,14 +34,6 @@ pub(crate) struct Topic {
     pub(crate) next: u64,
 }
 
-/// A producer in the log.
-#[derive(Debug, Default, Clone)]
-struct Producer {
-    epoch: u32,
-    next: u64,
-    lsn: u64,
-}
-
 /// The state that a replay of the log builds.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Model {
@@ -49,7 +42,7 @@ pub(crate) struct Model {
     pub(crate) snap_complete: bool,
     pub(crate) topics: BTreeMap<u32, Topic>,
     groups: BTreeMap<u32, Group>,
-    producers: BTreeMap<String, Producer>,
+    producers: BTreeMap<String, producers::InLog>,
     /// By how much sequences jump at the start of each epoch.
     jump: u64,
     pub(crate) records: u64,
@@ -124,13 +117,7 @@ impl Model {
     ) -> Result<(), Bad> {
         match kind {
             Kind::Msg => {
-                if let Some((name, number)) = Meta::decode(ext)?.producer {
-                    let producer = self.producers.entry(name.to_owned()).or_default();
-                    if number >= producer.next {
-                        producer.next = number + 1;
-                        producer.lsn = lsn;
-                    }
-                }
+                self.numbered((lsn, seq), &Meta::decode(ext)?);
                 self.advance(stream, seq);
             }
             Kind::Release => {
@@ -147,8 +134,8 @@ impl Model {
             Kind::Config => self.configure(Config::decode(body)?),
             Kind::Producer => {
                 let open = ProducerOpen::decode(body)?;
-                let producer = self.producers.entry(open.name).or_default();
-                producer.epoch = producer.epoch.max(open.epoch);
+                let producer = self.producers.entry(open.name.clone()).or_default();
+                producer.opened(&open);
             }
             Kind::Snap => self.load(lsn, &SnapPiece::decode(body)?),
             Kind::Loss => self.lose(&Loss::decode(body)?),
@@ -162,6 +149,24 @@ impl Model {
             | Kind::Watermark => {}
         }
         Ok(())
+    }
+
+    /// A message that a named producer may have numbered.
+    fn numbered(&mut self, (lsn, seq): (u64, u64), meta: &Meta<'_>) {
+        let Some((name, number)) = meta.producer else {
+            return;
+        };
+        let send = Noted {
+            number,
+            lsn,
+            message: meta.chunks.map_or(lsn, |chunks| chunks.first_lsn),
+            seq,
+            sent_ms: meta.sent_at_ms,
+        };
+        self.producers
+            .entry(name.to_owned())
+            .or_default()
+            .sent(&send);
     }
 
     fn settle(&mut self, group: u32, ack: &Ack) {
@@ -228,6 +233,9 @@ impl Model {
                     group.config = options;
                 }
             }
+            Config::ProducerDrop { name } => {
+                self.producers.remove(&name);
+            }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
             // Deletion and purge are not written by this version.
             _ => {}
@@ -292,18 +300,8 @@ impl Model {
                     group.outstanding(*seq, *attempts, *crashes, *due_ms);
                 }
             }
-            SnapItem::Producer {
-                name,
-                epoch,
-                last_seq_plus_1,
-                last_lsn,
-            } => {
-                let producer = self.producers.entry(name.clone()).or_default();
-                producer.epoch = producer.epoch.max(*epoch);
-                if *last_seq_plus_1 > producer.next {
-                    producer.next = *last_seq_plus_1;
-                    producer.lsn = *last_lsn;
-                }
+            SnapItem::Producer { name, .. } => {
+                self.producers.entry(name.clone()).or_default().load(item);
             }
             SnapItem::Removed {
                 group,
@@ -351,9 +349,7 @@ impl Model {
         for (id, (name, p)) in self.producers.iter().enumerate() {
             let id = u32::try_from(id).unwrap_or(u32::MAX);
             self.in_bounds(ctl.layout.geometry.producers, id, log)?;
-            let mut tx = ctl.begin(ctl.patience())?;
-            registry::enter_producer(&mut tx, id, name, p.epoch, p.next, p.lsn);
-            tx.commit();
+            p.install(log, id, name)?;
         }
         for (&id, group) in &self.groups {
             self.in_bounds(ctl.layout.geometry.groups, id, log)?;

@@ -6,8 +6,8 @@
 //! in the log behind the first, and every effect is absolute. (A fuzzy checkpoint; Bernstein,
 //! Hadzilacos & Goodman, 1987, section 6.4.)
 
-use super::registry;
 use super::slot::{Owner, State};
+use super::{producers, registry};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::prepare::Maintenance;
@@ -16,9 +16,9 @@ use crate::format::payload::{SnapItem, SnapWriter};
 use crate::format::record::{Draft, HEADER, Kind};
 use crate::shm::Tx;
 use crate::shm::control::{
-    D_EPOCH, D_LSN, D_NAME, D_NAME_LEN, D_NEXT, G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP,
-    G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR, P_GENERATION, P_LOST, P_LOST_COUNT, P_START,
-    P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_FLAGS, T_NEXT,
+    G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR,
+    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER, S_SEQ,
+    T_FIRST, T_FLAGS, T_NEXT,
 };
 
 /// Largest piece.
@@ -197,14 +197,8 @@ fn push_tables(
         cursors.push(word(P_CURSOR));
         next.1 += 1;
     }
-    while next.2 < registry::producers(ctl) {
-        let at = |w| ctl.layout.producer(next.2, w);
-        let item = SnapItem::Producer {
-            name: registry::read_name(ctl, at(D_NAME), at(D_NAME_LEN)).unwrap_or_default(),
-            epoch: crate::shm::lock::low_half(tx.get(at(D_EPOCH))),
-            last_seq_plus_1: tx.get(at(D_NEXT)),
-            last_lsn: tx.get(at(D_LSN)),
-        };
+    while next.2 < producers::count(ctl) {
+        let item = producers::snap_item(tx, next.2);
         if !writer.push(&item) {
             return false;
         }

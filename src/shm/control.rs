@@ -220,18 +220,25 @@ pub(crate) const P_NAME: usize = 192;
 /// Slots that hold runs of removed dead letters.
 pub(crate) const P_REMOVED: usize = 504;
 
-pub(crate) const PRODUCER_SIZE: usize = 192;
+pub(crate) const PRODUCER_SIZE: usize = D_RESULTS + RESULTS as usize * RESULT_SIZE;
 pub(crate) const D_STATE: usize = 0;
 pub(crate) const D_EPOCH: usize = 8;
 /// Last sequence + 1.
 pub(crate) const D_NEXT: usize = 16;
 pub(crate) const D_LSN: usize = 24;
-/// Topic of the last message << 0 and its sequence there.
-pub(crate) const D_TOPIC: usize = 32;
-pub(crate) const D_SEQ: usize = 40;
+/// Who has its newest handle open: member generation << 32 | member slot + 1; 0 = nobody.
+pub(crate) const D_OWNER: usize = 32;
+/// When it was last opened, sent or had its handle closed, in ms since 1970.
+pub(crate) const D_USED: usize = 40;
 pub(crate) const D_HASH: usize = 48;
 pub(crate) const D_NAME_LEN: usize = 56;
 pub(crate) const D_NAME: usize = 64;
+/// The results of its last sends, each at its number modulo [`RESULTS`].
+const D_RESULTS: usize = 192;
+/// How many of them.
+pub(crate) const RESULTS: u64 = 64;
+/// Where the message lies (see `delivery::producers`; 0 = not known), and its topic sequence.
+const RESULT_SIZE: usize = 16;
 
 pub(crate) const MEMBER_SIZE: usize = 64;
 /// 0 free, 1 in use.
@@ -317,7 +324,7 @@ impl Geometry {
             slots,
             topics,
             groups: (slots / 64).clamp(16, 1024),
-            producers: (slots / 64).clamp(16, 1024),
+            producers: (slots / 16).clamp(16, 4096),
             members: (slots / 64).clamp(16, members),
             // Of these one for each topic that begins, and one for the links.
             blocks: entries / 62 + topics.min(256) + 3,
@@ -440,6 +447,14 @@ impl Layout {
         self.producers + id as usize * PRODUCER_SIZE + word
     }
 
+    /// The two words with the result of a producer's send of this number.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // below RESULTS
+    pub(crate) const fn result(&self, id: u32, number: u64) -> [usize; 2] {
+        let at = self.producer(id, D_RESULTS + (number % RESULTS) as usize * RESULT_SIZE);
+        [at, at + 8]
+    }
+
     /// A word of a member.
     #[inline]
     pub(crate) const fn member(&self, slot: u32, word: usize) -> usize {
@@ -501,9 +516,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_default_control_file_is_about_sixteen_mebibytes() {
+    fn a_default_control_file_is_about_twenty_mebibytes() {
         let l = Layout::new(Geometry::new(8 << 20, 64 << 20, 1 << 16).unwrap());
-        assert!((14 << 20..=20 << 20).contains(&l.size), "{}", l.size);
+        assert!((18 << 20..=24 << 20).contains(&l.size), "{}", l.size);
+        assert_eq!(l.geometry.producers, 4096);
         assert_eq!(l.ring % 4096, 0);
     }
 
@@ -513,6 +529,7 @@ mod tests {
         let l = Layout::new(g);
         assert!(l.topic(g.topics - 1, TOPIC_SIZE) <= l.group(0, 0));
         assert!(l.group(g.groups - 1, GROUP_SIZE) <= l.producer(0, 0));
+        assert!(l.result(0, 63)[1] + 8 <= l.producer(1, 0));
         assert!(l.producer(g.producers - 1, PRODUCER_SIZE) <= l.member(0, 0));
         assert!(l.member(g.members - 1, MEMBER_SIZE) <= l.bucket(0));
         assert!(l.bucket(WHEEL as u64 - 1) + 8 <= l.region(0, 0));

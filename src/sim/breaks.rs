@@ -112,6 +112,16 @@ breaks! {
     FailedNotSticky = "failed_not_sticky",
     /// An asynchronous send is confirmed before its flush.
     PendingBeforeFlush = "pending_before_flush",
+    /// Only the result of a producer's last send is recalled.
+    OnlyLastSendRecalled = "only_last_send_recalled",
+    /// Snapshots leave the results of producers' sends out.
+    ResultsNotInSnap = "results_not_in_snap",
+    /// A producer's name is dropped for another however recently it was used.
+    ProducerDroppedEarly = "producer_dropped_early",
+    /// A producer's name is dropped for another while somebody has it open.
+    OpenProducerDropped = "open_producer_dropped",
+    /// That a producer's name was dropped is not noted in the log.
+    ProducerDropNotNoted = "producer_drop_not_noted",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }

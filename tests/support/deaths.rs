@@ -160,6 +160,17 @@ pub(crate) fn aftermath(case: &Case, world: &SimWorld, living: Member, when: &st
     );
     assert_eq!(report.cut_bytes, 0, "{when}: {report:?}");
     assert_whole(&cold.store, when);
+    let producers = |lines: &Lines| -> Lines {
+        let mut lines = lines.clone();
+        lines.retain(|line| line.starts_with("producer "));
+        lines.sort();
+        lines
+    };
+    assert_eq!(
+        producers(&state),
+        producers(&cold.store.describe_state().unwrap()),
+        "{when}: a cold open knows other producers"
+    );
     let rebuilt = drain(&twin, &cold.store);
     if case.attempts_logged {
         assert_same(&drained, &rebuilt, when);

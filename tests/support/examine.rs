@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keepq::sim::{Rng, SimProcess, SimWorld, set_point_hook};
-use keepq::{Flush, Group, Store, StoreOptions};
+use keepq::{Flush, Group, OutMessage, Store, StoreOptions};
 
 use super::oracle::{Found, GROUPS, Ledger, Outcome, TOPICS, body, number_of};
 
@@ -144,7 +144,21 @@ fn drain(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Resul
             outcome.dead[number] = found;
         }
     }
-    outcome.producer_next = store.producer("loader")?.next_seq()?;
+    let loader = store.producer("loader")?;
+    outcome.producer_next = loader.next_seq()?;
+    let again = OutMessage {
+        flush: Some(Flush::Async),
+        ..OutMessage::default()
+    };
+    let topic = store.topic(TOPICS[0])?;
+    for number in outcome.producer_next.saturating_sub(64)..outcome.producer_next {
+        let sent = loader.send(&topic, Some(number), &again)?;
+        if !sent.duplicate {
+            let text = format!("number {number} is stored twice");
+            outcome.problems.push(text);
+        }
+        outcome.recalled.insert(number, (sent.seq, sent.id.lsn()));
+    }
     send_fresh(store, world, outcome)?;
     let verified = store.verify()?;
     if !verified.is_ok() {

@@ -102,6 +102,8 @@ pub struct Outcome {
     pub fresh: Vec<(usize, u64, u64)>,
     /// What the named producer would send next.
     pub producer_next: u64,
+    /// Sequence and id that its last sends are answered with when they are made again, by number.
+    pub recalled: BTreeMap<u64, (Option<u64>, u64)>,
     pub problems: Vec<String>,
 }
 
@@ -250,6 +252,7 @@ impl Ledger {
         }
         self.judge_suffix(outcome, &mut wrong);
         self.judge_fresh(outcome, &mut wrong);
+        self.judge_recalled(outcome, &mut wrong);
         wrong
     }
 
@@ -424,6 +427,28 @@ impl Ledger {
                 "the producer's next number is {}, not {least} to {most}",
                 outcome.producer_next
             ));
+        }
+    }
+
+    /// Numbers that were sent are answered with what they were answered with first.
+    fn judge_recalled(&self, outcome: &Outcome, wrong: &mut Vec<String>) {
+        let sent = self.messages.iter().filter(|m| {
+            // What a crash took may have been sent again under its number.
+            !matches!(m.fate, Fate::Lost | Fate::Refused)
+        });
+        let numbered = sent.filter_map(|m| Some((m.producer?, m.place?)));
+        for (number, (seq, id)) in numbered {
+            match outcome.recalled.get(&number) {
+                Some(&again) if again != (Some(seq), id) => wrong.push(format!(
+                    "number {number} was sequence {seq}, id {id:x}, and is answered with {again:x?}"
+                )),
+                _ => {}
+            }
+        }
+        for (number, (seq, id)) in &outcome.recalled {
+            if seq.is_none() || *id == 0 {
+                wrong.push(format!("nothing is known of the send of number {number}"));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ const TOPIC_DELETE: u8 = 3;
 const GROUP_DELETE: u8 = 4;
 const GROUP_CONFIGURE: u8 = 5;
 const TOPIC_PURGE: u8 = 6;
+const PRODUCER_DROP: u8 = 9;
 const RECLAIM: u8 = 16;
 
 /// The options of a group, as they are stored.
@@ -141,6 +142,11 @@ pub(crate) enum Config {
         /// The first sequence that is still there.
         first_seq: u64,
     },
+    /// A named producer that was not used for long made room for another.
+    ProducerDrop {
+        /// Its name.
+        name: String,
+    },
     /// All segments before this one are needed no more and may be gone.
     Reclaim {
         /// Number of the first segment that is kept.
@@ -197,6 +203,10 @@ impl Config {
             Self::TopicPurge { id, first_seq } => {
                 w.u8(TOPIC_PURGE).zeros(3).u32(*id).u64(*first_seq);
             }
+            Self::ProducerDrop { name } => {
+                w.u8(PRODUCER_DROP).zeros(3).u32(0);
+                write_name(&mut w, name);
+            }
             Self::Reclaim { first } => {
                 w.u8(RECLAIM).zeros(3).u32(*first);
             }
@@ -245,6 +255,9 @@ impl Config {
                 id,
                 first_seq: r.u64()?,
             },
+            PRODUCER_DROP if id == 0 => Self::ProducerDrop {
+                name: read_name(&mut r)?,
+            },
             RECLAIM => Self::Reclaim { first: id },
             _ => return Err(Bad::Kind),
         };
@@ -260,6 +273,8 @@ pub(crate) struct ProducerOpen {
     pub(crate) name: String,
     /// The epoch of the new handle.
     pub(crate) epoch: u32,
+    /// When it was opened, in ms since 1970.
+    pub(crate) opened_ms: u64,
 }
 
 impl ProducerOpen {
@@ -267,7 +282,7 @@ impl ProducerOpen {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut w = Writer::new(&mut out);
-        w.u32(self.epoch);
+        w.u32(self.epoch).zeros(4).u64(self.opened_ms);
         write_name(&mut w, &self.name);
         out
     }
@@ -276,8 +291,14 @@ impl ProducerOpen {
     pub(crate) fn decode(body: &[u8]) -> Result<ProducerOpen, Bad> {
         let mut r = Reader::new(body);
         let epoch = r.u32()?;
+        r.zeros(4)?;
+        let opened_ms = r.u64()?;
         let name = read_name(&mut r)?;
         r.end()?;
-        Ok(ProducerOpen { name, epoch })
+        Ok(ProducerOpen {
+            name,
+            epoch,
+            opened_ms,
+        })
     }
 }

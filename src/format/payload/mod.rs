@@ -10,7 +10,9 @@ mod snap;
 
 pub(crate) use batch::{BatchBuilder, MAX_BATCH_BODY, Sub, iter};
 pub(crate) use config::{Config, GroupConfig, ProducerOpen};
-pub(crate) use snap::{SnapHead, SnapItem, SnapPiece, SnapWriter, decode_items};
+pub(crate) use snap::{
+    RESULTS, SendResult, SnapHead, SnapItem, SnapPiece, SnapWriter, decode_items,
+};
 
 use super::{Bad, Reader, Writer};
 

@@ -13,10 +13,10 @@ const ITEM_HEADER: usize = 4;
 const TOPIC: u8 = 1;
 const GROUP: u8 = 2;
 const OUTSTANDING: u8 = 3;
-const PRODUCER: u8 = 4;
 const COUNTERS: u8 = 5;
 const OLDEST: u8 = 16;
 const REMOVED: u8 = 20;
+const PRODUCER: u8 = 21;
 /// From this type on, a reader that does not know an item skips it.
 const SKIPPABLE_ITEM: u8 = 128;
 
@@ -81,6 +81,12 @@ pub(crate) enum SnapItem {
         last_seq_plus_1: u64,
         /// LSN of its last message; 0 = none.
         last_lsn: u64,
+        /// When it was last used, in ms since 1970.
+        used_ms: u64,
+        /// Whether some process has it open.
+        open: bool,
+        /// The results of its last sends, at most [`RESULTS`], ending with that of the last one.
+        results: Vec<SendResult>,
     },
     /// Numbers that are never used twice.
     Counters {
@@ -104,6 +110,18 @@ pub(crate) enum SnapItem {
         number: u32,
     },
 }
+
+/// What a numbered send was answered with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SendResult {
+    /// The message's id, plus 1 if it is the first of several chunks; 0 = it is not known.
+    pub(crate) place: u64,
+    /// The message's sequence in its topic.
+    pub(crate) seq: u64,
+}
+
+/// Most results that are kept of a producer.
+pub(crate) const RESULTS: usize = 64;
 
 impl SnapItem {
     /// Appends type, length and value.
@@ -169,8 +187,17 @@ impl SnapItem {
                 epoch,
                 last_seq_plus_1,
                 last_lsn,
+                used_ms,
+                open,
+                results,
             } => {
-                v.u32(*epoch).zeros(4).u64(*last_seq_plus_1).u64(*last_lsn);
+                v.u32(*epoch).u32(u32::from(*open));
+                v.u64(*last_seq_plus_1).u64(*last_lsn).u64(*used_ms);
+                v.u32(u32::try_from(results.len()).unwrap_or(u32::MAX))
+                    .zeros(4);
+                for result in results {
+                    v.u64(result.place).u64(result.seq);
+                }
                 write_name(v, name);
                 PRODUCER
             }
@@ -233,17 +260,7 @@ impl SnapItem {
                     due_ms,
                 }
             }
-            PRODUCER => {
-                let epoch = r.u32()?;
-                r.zeros(4)?;
-                let (last_seq_plus_1, last_lsn) = (r.u64()?, r.u64()?);
-                Self::Producer {
-                    name: read_name(&mut r)?,
-                    epoch,
-                    last_seq_plus_1,
-                    last_lsn,
-                }
-            }
+            PRODUCER => Self::read_producer(&mut r)?,
             COUNTERS => Self::Counters {
                 next_topic_id: r.u32()?,
                 next_group_id: r.u32()?,
@@ -268,6 +285,30 @@ impl SnapItem {
             group,
             first,
             count,
+        })
+    }
+
+    fn read_producer(r: &mut Reader<'_>) -> Result<SnapItem, Bad> {
+        let (epoch, flags) = (r.u32()?, r.u32()?);
+        let (last_seq_plus_1, last_lsn, used_ms) = (r.u64()?, r.u64()?, r.u64()?);
+        let count = r.u32()?;
+        r.zeros(4)?;
+        if flags > 1 || count as usize > RESULTS || u64::from(count) > last_seq_plus_1 {
+            return Err(Bad::Value);
+        }
+        let mut results = Vec::new();
+        for _ in 0..count {
+            let (place, seq) = (r.u64()?, r.u64()?);
+            results.push(SendResult { place, seq });
+        }
+        Ok(Self::Producer {
+            name: read_name(r)?,
+            epoch,
+            last_seq_plus_1,
+            last_lsn,
+            used_ms,
+            open: flags == 1,
+            results,
         })
     }
 
@@ -301,9 +342,9 @@ pub(crate) struct SnapWriter {
 }
 
 impl SnapWriter {
-    /// Pieces will have bodies of at most `limit` bytes; every item fits into 1 KiB.
+    /// Pieces will have bodies of at most `limit` bytes; every item fits into 2 KiB.
     pub(crate) fn new(limit: usize) -> Self {
-        let limit = limit.clamp(1 << 10, MAX_RECORD - HEADER);
+        let limit = limit.clamp(2 << 10, MAX_RECORD - HEADER);
         Self {
             items: Vec::new(),
             count: 0,
@@ -424,4 +465,5 @@ pub(crate) fn decode_items(body: &[u8]) -> Result<Vec<SnapItem>, Bad> {
     Ok(SnapPiece::decode(body)?.items)
 }
 
-const _: () = assert!(PIECE_HEADER + ITEM_HEADER + 48 + 48 + 2 + 255 < 1 << 10);
+const _: () = assert!(PIECE_HEADER + ITEM_HEADER + 48 + 48 + 2 + 255 < 2 << 10);
+const _: () = assert!(PIECE_HEADER + ITEM_HEADER + 40 + 16 * RESULTS + 2 + 255 < 2 << 10);

@@ -57,6 +57,9 @@ fn configs() -> Vec<Config> {
             id: 7,
             first_seq: 8,
         },
+        Config::ProducerDrop {
+            name: "loader".into(),
+        },
     ]
 }
 
@@ -132,8 +135,12 @@ fn small_bodies_have_exactly_these_bytes() {
     let opened = ProducerOpen {
         name: "p".into(),
         epoch: 3,
+        opened_ms: 4,
     };
-    assert_eq!(opened.encode(), b"\x03\0\0\0\x01\0p");
+    assert_eq!(
+        opened.encode(),
+        b"\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x01\0p"
+    );
     let runs = vec![Run { first: 5, count: 2 }];
     assert_eq!(
         Ack { runs, reason: 1 }.encode(),
@@ -230,6 +237,7 @@ fn bodies_are_read_whole_or_not_at_all() {
     let opened = ProducerOpen {
         name: "loader".into(),
         epoch: 3,
+        opened_ms: 4,
     };
     exact(&opened, &opened.encode(), ProducerOpen::decode);
     for config in configs() {
@@ -321,7 +329,7 @@ fn a_reason_is_cut_when_written_and_refused_when_too_long() {
 #[test]
 fn names_that_keepq_never_writes_are_refused() {
     for name in [&b"a/b"[..], b"", b"\xff", b"a b", &[b'x'; 256]] {
-        let mut body = vec![0; 4];
+        let mut body = vec![0; 16];
         body.extend((name.len() as u16).to_le_bytes());
         body.extend(name);
         assert!(ProducerOpen::decode(&body).is_err(), "{name:?}");

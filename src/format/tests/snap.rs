@@ -50,6 +50,9 @@ fn items() -> Vec<SnapItem> {
             epoch: 1,
             last_seq_plus_1: 2,
             last_lsn: 3,
+            used_ms: 4,
+            open: true,
+            results: vec![SendResult { place: 5, seq: 6 }],
         },
     ]
 }
@@ -88,8 +91,10 @@ fn a_piece_has_exactly_these_bytes() {
         &[
             2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
         ],
-        &[4, 0, 27, 0, 1, 0, 0, 0, 0, 0, 0, 0],
-        &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'p'],
+        &[21, 0, 59, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+        &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
+        &[4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'p'],
     ];
     assert_eq!(piece(&items()), expected.concat());
 }
@@ -185,6 +190,30 @@ fn the_longest_names_fit_the_smallest_piece() {
     };
     assert!(writer.push(&group));
     assert_eq!(decode_items(&writer.take(0, true)), Ok(vec![group]));
+    let producer = producer(100, vec![SendResult { place: 5, seq: 6 }; 64]);
+    assert!(writer.push(&producer));
+    assert_eq!(decode_items(&writer.take(4096, true)), Ok(vec![producer]));
+}
+
+fn producer(last_seq_plus_1: u64, results: Vec<SendResult>) -> SnapItem {
+    SnapItem::Producer {
+        name: "n".repeat(255),
+        epoch: 1,
+        last_seq_plus_1,
+        last_lsn: 2,
+        used_ms: 3,
+        open: false,
+        results,
+    }
+}
+
+#[test]
+fn a_producer_has_as_many_results_as_it_sent_and_64_at_most() {
+    let results = |n| vec![SendResult { place: 5, seq: 6 }; n];
+    let read = |last, n| decode_items(&piece(&[producer(last, results(n))]));
+    assert!(read(100, 64).is_ok() && read(64, 64).is_ok());
+    assert_eq!(read(100, 65), Err(Bad::Value));
+    assert_eq!(read(63, 64), Err(Bad::Value));
 }
 
 prop_compose! {
@@ -213,7 +242,12 @@ prop_compose! {
             2 => SnapItem::Outstanding {
                 group: a, seq: x, lsn: y, attempts: b, crashes: c, due_ms: z,
             },
-            3 => SnapItem::Producer { name, epoch: a, last_seq_plus_1: x, last_lsn: y },
+            3 => SnapItem::Producer {
+                name, epoch: a, last_seq_plus_1: x, last_lsn: y, used_ms: z, open: b & 1 == 1,
+                results: (0..x.min(u64::from(c) % 65))
+                    .map(|i| SendResult { place: y ^ i, seq: z ^ i })
+                    .collect(),
+            },
             4 => SnapItem::Oldest { number: c },
             5 => SnapItem::Removed {
                 group: a, first: x >> 1, count: (y >> 1).max(1),
@@ -242,7 +276,7 @@ proptest! {
         bodies.push(writer.take(4096 * u64::from(writer.piece() > 0), true));
         let mut read = Vec::new();
         for (number, body) in bodies.iter().enumerate() {
-            prop_assert!(body.len() <= limit.max(1024));
+            prop_assert!(body.len() <= limit.max(2048));
             let piece = SnapPiece::decode(body).unwrap();
             prop_assert_eq!(piece.head.piece as usize, number);
             prop_assert_eq!(piece.head.last, number + 1 == bodies.len());
