@@ -168,6 +168,7 @@ impl Topic {
             return;
         }
         self.inner.in_flight.enter(Entry {
+            topic: self.id,
             end,
             deadline,
             sent,

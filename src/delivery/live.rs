@@ -1,11 +1,12 @@
 //! The lowest log position that anybody still needs, for reclaim.
 
+use super::gone;
 use super::registry;
-use super::slot::State;
+use super::slot::{Owner, State};
 use crate::commitlog::Log;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::shm::control::{
-    G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
+    G_SLOT_TOP, P_CURSOR, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_GROUP, T_NEXT, W_ROLLBACKS,
 };
 
 /// The lowest LSN that anybody needs: of any outstanding message, of the first unread message of
@@ -34,27 +35,32 @@ fn read_lowest(log: &Log) -> Result<(u64, u64)> {
     let ctl = &log.ctl;
     let as_of = log.tail();
     let mut lowest = as_of;
-    for topic in 0..registry::topics(ctl) {
+    for topic in registry::live_topics(ctl) {
         let word = |w| ctl.load(ctl.layout.topic(topic, w));
-        if word(T_STATE) == 0 {
-            continue;
-        }
         let from = match lowest_cursor(log, topic) {
             Some(cursor) => cursor,
             // Without a group, everything is kept.
             None => word(T_FIRST),
         };
         if from < word(T_NEXT) {
-            if let Some((_, lsn)) = log.candidates(topic, from, 1)?.first() {
+            let first = match log.candidates(topic, from, 1) {
+                // Deleted meanwhile.
+                Err(e) if e.code() == Code::NotFound => continue,
+                found => found?,
+            };
+            if let Some((_, lsn)) = first.first() {
                 lowest = lowest.min(*lsn);
             }
         }
     }
     let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
     for slot in 0..top {
-        let state = ctl.load(ctl.layout.slot(slot, S_HEAD)) & 0xff;
-        if state != State::Free as u64 {
-            lowest = lowest.min(ctl.load(ctl.layout.slot(slot, S_LSN)));
+        let word = |w| ctl.load(ctl.layout.slot(slot, w));
+        // What is purged or deleted needs nothing, also while its slot is not freed yet.
+        let group = Owner::unpack(word(S_OWNER)).group;
+        let needs = word(S_HEAD) & 0xff != State::Free as u64;
+        if needs && !gone::is_void(ctl, group, word(S_SEQ)) {
+            lowest = lowest.min(word(S_LSN));
         }
     }
     Ok((lowest, as_of))
@@ -64,10 +70,9 @@ fn lowest_cursor(log: &Log, topic: u32) -> Option<u64> {
     let ctl = &log.ctl;
     let has_groups = ctl.load(ctl.layout.topic(topic, T_GROUP)) != 0;
     has_groups.then_some(())?;
-    (0..registry::groups(ctl))
+    registry::live_groups(ctl)
         .filter(|&g| {
             ctl.load(ctl.layout.group(g, crate::shm::control::P_TOPIC)) == u64::from(topic)
-                && ctl.load(ctl.layout.group(g, crate::shm::control::P_STATE)) == 1
         })
         .map(|g| ctl.load(ctl.layout.group(g, P_CURSOR)))
         .min()
@@ -77,12 +82,16 @@ fn lowest_cursor(log: &Log, topic: u32) -> Option<u64> {
 /// go: groups made from now on start behind them.
 pub(crate) fn advance_first(log: &Log, lsn: u64) -> Result<()> {
     let ctl = &log.ctl;
-    for topic in 0..registry::topics(ctl) {
+    for topic in registry::live_topics(ctl) {
         let at = ctl.layout.topic(topic, T_FIRST);
         let (mut first, next) = (ctl.load(at), ctl.load(ctl.layout.topic(topic, T_NEXT)));
         let before = first;
         while first < next {
-            let some = log.candidates(topic, first, 512)?;
+            let some = match log.candidates(topic, first, 512) {
+                // Deleted meanwhile.
+                Err(e) if e.code() == Code::NotFound => break,
+                found => found?,
+            };
             let Some(&(last, last_lsn)) = some.last() else {
                 break;
             };
@@ -99,7 +108,7 @@ pub(crate) fn advance_first(log: &Log, lsn: u64) -> Result<()> {
         }
         if first > before {
             let mut tx = ctl.begin(ctl.patience())?;
-            if tx.get(at) < first {
+            if ctl.has_topic(topic) && tx.get(at) < first {
                 tx.set(at, first);
             }
             tx.commit();
