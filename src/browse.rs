@@ -120,7 +120,9 @@ impl Topic {
         let _call = self.inner.enter()?;
         let ctl = &self.inner.log.ctl;
         let word = |w| ctl.load(ctl.layout.topic(self.id, w));
-        Ok((word(T_FIRST), word(T_NEXT)))
+        let bounds = (word(T_FIRST), word(T_NEXT));
+        registry::ask_topic(ctl, self.id)?;
+        Ok(bounds)
     }
 }
 
@@ -153,7 +155,7 @@ impl Browse {
             let stream = self.places.stream;
             let content = fetch::fetch(&inner.log, stream, seq, lsn, &mut self.ahead);
             match content {
-                Err(e) if self.places.passed_by(seq, &e) => {}
+                Err(e) if self.places.passed_by(seq, &e)? => {}
                 Err(e) if e.code() != Code::Corrupt => return Err(e),
                 content => {
                     self.places.pop();
@@ -227,15 +229,19 @@ impl Places {
     }
 
     /// Whether an unreadable message was reclaimed meanwhile; then the walk goes on behind it.
-    pub(crate) fn passed_by(&mut self, seq: u64, error: &Error) -> bool {
-        if !matches!(error.code(), Code::Corrupt | Code::StoreGone) {
-            return false;
-        }
+    ///
+    /// # Errors
+    /// When its topic was deleted.
+    pub(crate) fn passed_by(&mut self, seq: u64, error: &Error) -> Result<bool> {
         let ctl = &self.inner.log.ctl;
+        registry::ask_topic(ctl, self.stream)?;
+        if !matches!(error.code(), Code::Corrupt | Code::StoreGone) {
+            return Ok(false);
+        }
         let first = ctl.load(ctl.layout.topic(self.stream, T_FIRST));
         if seq < first {
             self.go_to(first);
-            return true;
+            return Ok(true);
         }
         // Settled by all, it may go while messages before it stay; damage does not end a place.
         let listed = look_up(&self.inner, self.stream, seq, 1);
@@ -243,7 +249,7 @@ impl Places {
         if gone {
             self.go_to(seq);
         }
-        gone
+        Ok(gone)
     }
 
     /// Goes to the last `n` of those that are visible: back in growing steps, as sequences have
@@ -289,7 +295,7 @@ impl Store {
         let inner = self.inner();
         let _call = inner.enter()?;
         let mut behind = Vec::new();
-        for topic in 0..registry::topics(&inner.log.ctl) {
+        for topic in registry::live_topics(&inner.log.ctl) {
             let name = registry::topic_name(&inner.log.ctl, topic)?;
             // What is there may be a place that points to the message: only topics hold messages.
             if crate::format::name::is_internal(&name) {

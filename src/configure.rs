@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::delivery::places::check_group;
 use crate::delivery::registry::{self, GroupSettings};
 use crate::error::{Code, Error, Result};
 use crate::group::Group;
@@ -25,6 +26,7 @@ impl Group {
         let _call = inner.enter()?;
         let ctl = &inner.log.ctl;
         let tx = ctl.begin_to_read(ctl.patience())?;
+        check_group(ctl, group)?;
         let stored = registry::group_config(ctl, group);
         drop(tx);
         Ok(stored.public())

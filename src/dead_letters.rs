@@ -104,7 +104,9 @@ impl DeadLetters {
     pub fn len(&self) -> Result<u64> {
         let _call = self.inner.enter()?;
         let ctl = &self.inner.log.ctl;
-        Ok(ctl.load(ctl.layout.group(self.group, P_DEAD)))
+        let len = ctl.load(ctl.layout.group(self.group, P_DEAD));
+        registry::ask_group(ctl, self.group)?;
+        Ok(len)
     }
 
     /// Whether there are none.
@@ -151,6 +153,7 @@ impl DeadLetters {
         let inner = &self.inner;
         let _call = inner.enter()?;
         let ctl = &inner.log.ctl;
+        registry::ask_group(ctl, self.group)?;
         let Some(stream) = removed::stream_of(ctl, self.group) else {
             return Ok(0);
         };
@@ -180,6 +183,7 @@ impl DeadLetters {
         let inner = &self.inner;
         let _call = inner.enter()?;
         let ctl = &inner.log.ctl;
+        registry::ask_group(ctl, self.group)?;
         let Some(stream) = removed::stream_of(ctl, self.group) else {
             return Ok(false);
         };
@@ -252,6 +256,7 @@ impl BrowseDead {
         let inner = Arc::clone(&self.letters.inner);
         let _call = inner.enter()?;
         let group = self.letters.group;
+        registry::ask_group(&inner.log.ctl, group)?;
         if self.places.is_none() {
             let Some(stream) = removed::stream_of(&inner.log.ctl, group) else {
                 return Ok(None);
@@ -272,7 +277,7 @@ impl BrowseDead {
             let release =
                 fetch::fetch_release(&inner.log, places.stream, seq, lsn, &mut self.ahead);
             match letter(&inner, seq, lsn, release) {
-                Err(e) if places.passed_by(seq, &e) => {}
+                Err(e) if places.passed_by(seq, &e)? => {}
                 Err(e) => return Err(e),
                 Ok(letter) => {
                     let unread = letter
@@ -284,7 +289,7 @@ impl BrowseDead {
                         // Purged while it was read, what it was may be gone.
                         self.removed = removed::removed(&inner.log.ctl, group)?;
                         let purged = self.removed.iter().any(|r| (r.0..r.1).contains(&seq));
-                        if places.passed_by(seq, e) || purged {
+                        if places.passed_by(seq, e)? || purged {
                             continue;
                         }
                     }

@@ -11,6 +11,7 @@ use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
 use crate::configure::check_ranges;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
+use crate::delivery::places::check_group;
 use crate::delivery::registry::{self, GroupSettings, GroupWanted};
 use crate::delivery::{bury, fetch, settle};
 use crate::error::{Code, Error, Result};
@@ -353,6 +354,7 @@ impl Shared {
                     let deadline = self.inner.deadline(Some(self.inner.options.send_timeout));
                     bury::bury_ready(log, slot, self.id, seq, deadline)?;
                 }
+                Claimed::Swept => reading.claims = claims,
                 Claimed::Messages(_) => {
                     let got = self.read_claims(&mut reading, &claims, lease);
                     reading.claims = claims;
@@ -391,6 +393,8 @@ impl Shared {
         for claim in claims {
             match fetch::fetch(log, self.topic_id, claim.seq, claim.lsn, &mut reading.ahead) {
                 Ok(fetched) => got.push(Delivery::new(Arc::clone(self), *claim, fetched, keep)),
+                // Purged under our eyes, or overtaken: its file may be gone, and it is not ours.
+                Err(_) if !settle::is_held(log, &self.held(claim))? => {}
                 Err(e) => {
                     self.give_up(claim, &e);
                     reading.failure.get_or_insert(e);
@@ -457,6 +461,7 @@ impl Shared {
 pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
     let ctl = &inner.log.ctl;
     let tx = ctl.begin_to_read(ctl.patience())?;
+    check_group(ctl, id)?;
     let topic = claim::topic_of_group(ctl, id)?;
     let word = |w| ctl.load(ctl.layout.group(id, w));
     let next = ctl.load(ctl.layout.topic(topic, T_NEXT));

@@ -24,6 +24,7 @@ use completer::Call;
 use parking_lot::{Condvar, Mutex};
 
 use crate::attempts::Attempts;
+use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::inner::Inner;
 use crate::options::{Sent, WhenFull};
@@ -37,6 +38,8 @@ const ROUND_MS: u64 = 200;
 
 /// A send that is appended and not settled.
 pub(crate) struct Entry {
+    /// The topic's id.
+    pub(crate) topic: u32,
     /// Durable when the watermark has reached this.
     pub(crate) end: u64,
     /// When it gives up (BOOTTIME ms).
@@ -294,7 +297,12 @@ impl InFlight {
         while let Some(mut entry) = state.pop_up_to(durable) {
             entry.sent.durable = true;
             let sent = entry.sent.clone();
-            self.settle_one(&mut state, entry, Ok(sent));
+            // What its topic took along is nowhere any more.
+            let result = match registry::ask_topic(&inner.log.ctl, entry.topic) {
+                Err(e) if e.code() == Code::NotFound => Err(e.with_outcome(Outcome::MaybeStored)),
+                _ => Ok(sent),
+            };
+            self.settle_one(&mut state, entry, result);
         }
         if let Some((e, end)) = failed {
             while let Some(entry) = state.pop_up_to(end) {

@@ -215,7 +215,7 @@ impl Inner {
     }
 
     fn wake_waiters(&self) {
-        for group in 0..crate::delivery::registry::groups(&self.log.ctl) {
+        for group in crate::delivery::registry::live_groups(&self.log.ctl) {
             wake::wake_whole_group(&self.log.ctl, group);
         }
     }

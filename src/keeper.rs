@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
 use crate::delivery::tidy::{self, When};
-use crate::delivery::{putback, snapshot};
+use crate::delivery::{gone, putback, snapshot};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
 use crate::shm::control::{G_ACTIVE, G_OLDEST, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER};
@@ -199,6 +199,7 @@ pub(crate) fn look(log: &Log) {
         putback::release_member(log, (slot, generation), true)
     });
     report("cleaning up after dead members", swept.map(|_| ()));
+    report("freeing what is purged or deleted", gone::finish(log));
     report("ending leases", expire(log));
     if wants_maintenance(log) {
         report("maintaining the log", maintain(log));
@@ -215,7 +216,7 @@ fn expire(log: &Log) -> Result<()> {
     let done = putback::expire_due(log, &mut tx, ctl.host.boottime_ms())?;
     tx.commit();
     if done > 0 {
-        for group in 0..crate::delivery::registry::groups(ctl) {
+        for group in crate::delivery::registry::live_groups(ctl) {
             putback::wake_if_ready(log, group);
         }
     }

@@ -24,6 +24,7 @@ mod browse;
 mod commitlog;
 mod configure;
 mod dead_letters;
+mod deletion;
 mod delivery;
 mod doctor;
 mod format;

@@ -166,6 +166,7 @@ impl Topic {
             return;
         }
         self.inner.in_flight.enter(Entry {
+            topic: self.id,
             end,
             deadline,
             sent,

@@ -131,13 +131,13 @@ impl Store {
         let ctl = &self.inner().log.ctl;
         let tx = ctl.begin(ctl.patience())?;
         let mut lines = Vec::new();
-        for id in 0..registry::topics(ctl) {
+        for id in registry::live_topics(ctl) {
             let word = |w| tx.get(ctl.layout.topic(id, w));
             let name = registry::topic_name(ctl, id)?;
             // The first kept sequence is left out: it follows the files that are still there.
             lines.push(format!("topic {name} next {}", word(T_NEXT)));
         }
-        for id in 0..registry::groups(ctl) {
+        for id in registry::live_groups(ctl) {
             let word = |w| tx.get(ctl.layout.group(id, w));
             let (name, topic) = (registry::group_name(ctl, id)?, word(P_TOPIC));
             let (cursor, dead) = (word(P_CURSOR), word(P_DEAD));
@@ -374,7 +374,7 @@ impl Check<'_> {
                 });
             }
         }
-        for id in 0..registry::topics(ctl) {
+        for id in registry::live_topics(ctl) {
             let word = |w| self.tx.get(ctl.layout.topic(id, w));
             let (first, next) = (word(T_FIRST), word(T_NEXT));
             self.expect(first <= next, || {

@@ -15,9 +15,10 @@ use crate::options::{
 use crate::producer::Producer;
 use crate::receipt::Receipt;
 use crate::shm::control::{
-    G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_GROUP, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
+    G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
     W_PUBLISHED,
 };
+use crate::shm::id::place_of;
 use crate::shm::member;
 use crate::sys::{Env, RealDisk, RealHost, RuntimeDir, check_filesystem};
 use crate::topic::Topic;
@@ -218,7 +219,7 @@ impl Store {
             0
         };
         let deadline = inner.deadline(Some(inner.options.send_timeout));
-        let id = registry::create_topic(&inner.log, name, flags, deadline)?;
+        let id = registry::create_topic(&inner.log, name, flags, None, deadline)?;
         Ok(Topic::new(Arc::clone(inner), id, name))
     }
 
@@ -304,17 +305,19 @@ impl Store {
         for slot in 0..ctl.layout.geometry.members {
             stats.members += u64::from(member::in_use(ctl, slot));
         }
-        let groups = registry::groups(ctl);
-        for group in 0..groups {
-            stats.groups.push(group_stats(&self.inner, group)?);
+        for group in registry::live_groups(ctl) {
+            match group_stats(&self.inner, group) {
+                // Deleted meanwhile.
+                Err(e) if e.code() == Code::NotFound => continue,
+                found => stats.groups.push(found?),
+            }
             let removed = ctl.load(ctl.layout.group(group, P_REMOVED));
             stats.outstanding = stats.outstanding.saturating_sub(removed);
         }
-        for id in 0..registry::topics(ctl) {
+        for id in registry::live_topics(ctl) {
             let word = |w| ctl.load(ctl.layout.topic(id, w));
             let name = registry::topic_name(ctl, id)?;
             let of_topic = stats.groups.iter().filter(|g| g.topic == name).count() as u64;
-            debug_assert!(of_topic == 0 || word(T_GROUP) != 0);
             stats.topics.push(TopicStats {
                 name,
                 first_seq: word(T_FIRST),
@@ -352,7 +355,7 @@ impl Store {
                 format!("the receipt {receipt} belongs to another store"),
             ));
         }
-        if receipt.held.group >= registry::groups(&self.inner.log.ctl) {
+        if place_of(receipt.held.group) >= registry::groups(&self.inner.log.ctl) {
             return Err(Error::new(
                 Code::BadReceipt,
                 format!("the receipt {receipt} names a group that does not exist"),

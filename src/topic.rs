@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::commitlog::append::{Need, Purpose, wake_topic};
+use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::message::{ChunkExt, Chunks, Meta};
 use crate::format::record::{self, Draft, HEADER, Kind};
@@ -261,6 +262,7 @@ impl Topic {
         let need = Need::new(record.len(), 1, Purpose::Send).with_links(links);
         let next_at = log.ctl.layout.topic(self.id, T_NEXT);
         log.transact(need, deadline, |tx| {
+            self.check_live()?;
             if let Some(known) = numbered.check(tx)? {
                 return Ok(known);
             }
@@ -313,6 +315,7 @@ impl Topic {
             Draft::build_into(&mut record, Kind::Chunk, 0, self.id, &ext, &[part]);
             let need = Need::new(record.len(), 0, Purpose::Send);
             let lsn = log.transact(need, deadline, |tx| {
+                self.check_live()?;
                 if let Some(known) = numbered.check(tx)? {
                     return Ok(Err(known));
                 }
@@ -358,7 +361,31 @@ impl Topic {
         let _call = self.inner.enter()?;
         let ctl = &self.inner.log.ctl;
         let word = |w| ctl.load(ctl.layout.topic(self.id, w));
-        Ok(word(T_NEXT).saturating_sub(word(T_FIRST)))
+        let len = word(T_NEXT).saturating_sub(word(T_FIRST));
+        registry::ask_topic(ctl, self.id)?;
+        Ok(len)
+    }
+
+    /// Refuses to send to a topic that was deleted. Lock E is held.
+    #[inline]
+    fn check_live(&self) -> Result<()> {
+        if self.inner.log.ctl.has_topic(self.id) {
+            return Ok(());
+        }
+        Err(self.deleted())
+    }
+
+    /// The error of a topic that was deleted.
+    #[cold]
+    pub(crate) fn deleted(&self) -> Error {
+        Error::new(
+            Code::NotFound,
+            format!(
+                "the topic {} was deleted, here or in another process; ask the store for it again \
+                 to make it anew",
+                self.name
+            ),
+        )
     }
 
     /// Whether nothing is kept.

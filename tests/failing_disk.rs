@@ -1,5 +1,5 @@
-//! What changes a store besides messages, on a disk that fails or is full: a change of options and
-//! a purge of dead letters are made wholly or not at all, and a full disk does not stop them.
+//! What changes a store besides messages, on a disk that fails or is full: a change of options, a
+//! purge and a deletion are made wholly or not at all, and a full disk does not stop them.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/members.rs"]
@@ -20,7 +20,46 @@ struct Change {
     after: &'static [u64],
 }
 
-const CHANGES: [Change; 2] = [
+/// 100 and the number of messages of topic t, 200 and its groups, 300 and its dead letters.
+fn counts(m: &Member) -> Vec<u64> {
+    let stats = m.store.stats().unwrap();
+    let groups = || stats.groups.iter().filter(|g| g.topic == "t");
+    let Ok(topic) = m.store.existing_topic("t") else {
+        assert_eq!(groups().count(), 0);
+        assert!(m.store.existing_topic("%DLQ%t%g").is_err());
+        return Vec::new();
+    };
+    let messages = 100 + topic.browse().count() as u64;
+    let dead = 300 + groups().map(|g| g.dead).sum::<u64>();
+    vec![messages, 200 + groups().count() as u64, dead]
+}
+
+const CHANGES: [Change; 5] = [
+    Change {
+        name: "purge of a topic",
+        make: |m| m.store.existing_topic("t")?.purge().map(|_| ()),
+        read: |m| {
+            let mut counts = counts(m);
+            counts[0] = counts[0].min(101);
+            counts
+        },
+        before: &[101, 201, 303],
+        after: &[100, 201, 303],
+    },
+    Change {
+        name: "deletion of a topic",
+        make: |m| m.store.existing_topic("t")?.delete(),
+        read: |m| counts(m).into_iter().skip(1).collect(),
+        before: &[201, 303],
+        after: &[],
+    },
+    Change {
+        name: "deletion of a group",
+        make: |m| m.store.group("t", "g").create(false).open()?.delete(),
+        read: |m| counts(m).into_iter().skip(1).collect(),
+        before: &[201, 303],
+        after: &[200, 300],
+    },
     Change {
         name: "configure",
         make: |m| {

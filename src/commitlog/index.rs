@@ -8,7 +8,7 @@
 
 use super::append::region_of;
 use super::{HEADER_SPAN, Log};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_OLDEST, R_BASE, REGIONS, T_FIRST, T_INDEX, T_INDEX_SIZE, T_NEXT,
     W_PUBLISHED, W_ROLLBACKS, X_BLOCKS, X_LINKS, X_LINKS_CHAIN, X_MIN_REF, X_NUMBER,
@@ -181,8 +181,17 @@ impl Log {
                     Ok(()) => {}
                     // Reclaimed under our eyes: what it held is settled or has been moved.
                     Err(_) if ctl.global(G_OLDEST) != oldest => continue,
+                    // Of a topic that was deleted nothing needs to be there.
+                    Err(_) if !ctl.has_topic(topic) => {
+                        self.check_topic(topic)?;
+                        continue;
+                    }
                     Err(e) => return Err(e),
                 }
+            }
+            if !ctl.has_topic(topic) {
+                self.check_topic(topic)?;
+                continue;
             }
             // Moved messages are looked for after those in their places: with one oldest segment
             // all along, none can have gone from there to where was looked already.
@@ -199,6 +208,21 @@ impl Log {
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// Fails if a topic is not in use, and not only half: whoever deletes it may die and be rolled
+    /// back.
+    #[cold]
+    fn check_topic(&self, topic: u32) -> Result<()> {
+        let ctl = &self.ctl;
+        let _tx = ctl.begin_to_read(ctl.patience())?;
+        if ctl.has_topic(topic) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::NotFound,
+            "the topic was deleted, here or in another process",
+        ))
     }
 
     /// Waits for whoever rolls back, or takes over from him if he is dead.

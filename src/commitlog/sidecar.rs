@@ -18,8 +18,9 @@ use crate::format::record::{Kind, Record};
 use crate::format::segment::sidecar_name;
 use crate::format::sidecar::{Sidecar, SidecarBuilder, SidecarHeader};
 use crate::shm::control::{
-    BLOCK_ENTRIES, G_TOPICS, R_END, T_INDEX, T_INDEX_SIZE, W_DURABLE, X_MIN_REF, X_NUMBER,
+    BLOCK_ENTRIES, G_TOPICS, R_END, T_INDEX, T_INDEX_SIZE, T_STATE, W_DURABLE, X_MIN_REF, X_NUMBER,
 };
+use crate::shm::id::id_in;
 use crate::sys::Open;
 
 /// How many sidecars are kept in memory (about 1 MiB each for full segments).
@@ -233,7 +234,10 @@ impl Log {
         builder.header_mut().min_ref = ctl.load(ctl.layout.region(region, X_MIN_REF));
         let mut entries = Vec::new();
         let topics = u32::try_from(ctl.global(G_TOPICS)).unwrap_or(0);
-        for topic in 0..topics.min(ctl.layout.geometry.topics) {
+        for place in 0..topics.min(ctl.layout.geometry.topics) {
+            // A topic that was deleted meanwhile needs no index, and another may have its place.
+            let state = ctl.layout.topic(place, T_STATE);
+            let topic = id_in(ctl.load(state));
             let at = |word: usize| {
                 ctl.layout
                     .topic(topic, T_INDEX + region * T_INDEX_SIZE + word * 8)
@@ -243,11 +247,15 @@ impl Log {
             }
             let (first, count) = (ctl.load(at(1)), ctl.load(at(2)));
             let mut walk = super::index::Walk::new(ctl, region, ctl.load(at(3)));
+            let before = entries.len();
             for i in 0..count.min(u64::from(ctl.layout.geometry.blocks) * BLOCK_ENTRIES) {
-                let Some(offset) = walk.next(ctl) else {
-                    return Err(ctl.damaged("an index chain ends early"));
-                };
+                let Some(offset) = walk.next(ctl) else { break };
                 entries.push((segment.base + offset, topic, first + i));
+            }
+            if ctl.load(at(0)) != segment.number || id_in(ctl.load(state)) != topic {
+                entries.truncate(before);
+            } else if ((entries.len() - before) as u64) < count {
+                return Err(ctl.damaged("an index chain ends early"));
             }
         }
         *builder.links_mut() = self.links_of(segment)?;

@@ -29,23 +29,21 @@ pub(crate) const REASON_REJECTED: u8 = 2;
 /// The dead-letter stream of a group, made when it is first needed.
 pub(crate) fn dead_letter_topic(log: &Log, group: u32, deadline: u64) -> Result<u32> {
     let ctl = &log.ctl;
+    super::places::ask_group(ctl, group)?;
     let known = ctl.load(ctl.layout.group(group, P_DEAD_TOPIC));
     if known != 0 {
         return u32::try_from(known - 1).map_err(|_| ctl.damaged("a dead-letter stream"));
     }
     let tx = ctl.begin(deadline)?;
+    super::places::check_group(ctl, group)?;
     let topic = topic_of(&tx, group)?;
     let flags = tx.get(ctl.layout.topic(topic, T_FLAGS));
-    drop(tx);
     let name = name::dlq_name(
         &registry::topic_name(ctl, topic)?,
         &registry::group_name(ctl, group)?,
     );
-    let id = registry::create_topic(log, &name, flags, deadline)?;
-    let mut tx = ctl.begin(deadline)?;
-    tx.set(ctl.layout.group(group, P_DEAD_TOPIC), u64::from(id) + 1);
-    tx.commit();
-    Ok(id)
+    drop(tx);
+    registry::create_topic(log, &name, flags, Some(group), deadline)
 }
 
 /// Moves the READY message of this slot, which has no attempt left, to the dead letters.
@@ -60,6 +58,9 @@ pub(crate) fn bury_ready(log: &Log, slot: u32, group: u32, seq: u64, deadline: u
     };
     burial.run(log, deadline, |tx| {
         if slot::ready_first(tx, group)? != Some(slot) || slot::message(tx, slot).0 != seq {
+            return Ok(None);
+        }
+        if !tx.ctl.has_group(group) || super::gone::is_void(tx.ctl, group, seq) {
             return Ok(None);
         }
         let head = slot::head(tx, slot)?;

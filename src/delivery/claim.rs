@@ -4,15 +4,16 @@
 //! above it has one. So claiming a new message is: take a slot, move the cursor past it.
 
 use super::slot::{self, Head, Owner, State};
-use super::{bury, putback, registry, settle};
+use super::{bury, gone, places, putback, registry, settle};
 use crate::commitlog::Log;
 use crate::commitlog::index::Candidates;
 use crate::error::{Code, Error, Result};
 use crate::shm::control::{
     G_LEASES, G_OUTSTANDING, P_CURSOR, P_LEASE_MS, P_LEASED, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
-    P_MAX_OUTSTANDING, P_READY, P_TOPIC, P_WAITING, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT,
-    TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
+    P_MAX_OUTSTANDING, P_PURGED, P_READY, P_STATE, P_TOPIC, P_WAITING, S_KEY, S_LSN, S_OWNER,
+    S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
 };
+use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx, member};
 
 /// A message that was handed out.
@@ -33,6 +34,8 @@ pub(crate) enum Claimed {
     Messages(usize),
     /// This slot's message has used up its attempts: dead-letter it and try again.
     Exhausted(u32),
+    /// What was purged stood before what there is: try again.
+    Swept,
 }
 
 /// What to claim.
@@ -54,6 +57,10 @@ pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
     let ctl = &log.ctl;
     let group_word = |word| ctl.load(ctl.layout.group(group, word));
     if group_word(P_READY) > 0 || group_word(P_LOST_COUNT) > 0 {
+        return true;
+    }
+    // Of one that was deleted the claim tells.
+    if !ctl.has_group(group) {
         return true;
     }
     let cursor = group_word(P_CURSOR);
@@ -83,6 +90,9 @@ pub(crate) fn claim(
         Some(tx) => tx,
         None => ctl.begin(ctl.patience())?,
     };
+    if tx.get(ctl.layout.group(wanted.group, P_STATE)) != state_word(wanted.group, Life::Live) {
+        return Err(places::group_deleted());
+    }
     // Read once, and only now: the wait for the lock must not shorten the leases.
     let now = ctl.host.boottime_ms();
     putback::expire_due(log, &mut tx, now)?;
@@ -97,6 +107,16 @@ pub(crate) fn claim(
             break;
         };
         let head = slot::head(&tx, slot)?;
+        if slot::message(&tx, slot).0 < tx.get(ctl.layout.group(wanted.group, P_PURGED)) {
+            // Purged by somebody who has not got round to freeing it.
+            let handed_out = out.len() - before;
+            tx.commit();
+            gone::finish(log)?;
+            return Ok(match handed_out {
+                0 => Claimed::Swept,
+                n => Claimed::Messages(n),
+            });
+        }
         if exhausted(&tx, wanted.group, head) {
             if out.len() > before {
                 break;
@@ -196,7 +216,7 @@ pub(crate) fn topic_of_group(ctl: &Ctl, group: u32) -> Result<u32> {
     let topic = ctl.load(ctl.layout.group(group, P_TOPIC));
     u32::try_from(topic)
         .ok()
-        .filter(|&topic| topic < registry::topics(ctl))
+        .filter(|&topic| place_of(topic) < registry::topics(ctl))
         .ok_or_else(|| ctl.damaged("a group belongs to no topic"))
 }
 

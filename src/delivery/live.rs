@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use super::removed::{self, Range};
 use super::slot::{Head, Owner, State};
-use super::{claim, registry};
+use super::{claim, gone, registry};
 use crate::commitlog::Log;
 use crate::commitlog::catalog::Segment;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::shm::control::{
-    G_SLOT_TOP, P_CURSOR, P_STATE, P_TOPIC, S_HEAD, S_OWNER, S_SEQ, T_FIRST, T_GROUP, T_NEXT,
-    T_STATE, W_DURABLE, W_ROLLBACKS,
+    G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_OWNER, S_SEQ, T_FIRST, T_GROUP, T_NEXT, W_DURABLE,
+    W_ROLLBACKS,
 };
 use crate::shm::{Ctl, Tx};
 
@@ -27,8 +27,8 @@ pub(crate) struct Live {
     pub(crate) as_of: u64,
     /// The lowest chunk of a send in progress.
     pub(crate) chunk_pin: u64,
-    /// Of each topic, from which sequence on all are.
-    from: Vec<u64>,
+    /// Of each topic in use, from which sequence on all are.
+    from: BTreeMap<u32, u64>,
     /// Topic and sequence of those in slots.
     outstanding: BTreeSet<(u32, u64)>,
     /// Of streams of dead letters that nobody consumes, those that were purged.
@@ -75,11 +75,15 @@ impl Live {
                 continue;
             }
             let group = Owner::unpack(word(S_OWNER)).group;
+            // What is purged or deleted needs nothing, also while its slot is not freed yet.
+            if gone::is_void(ctl, group, word(S_SEQ)) {
+                continue;
+            }
             if let Ok(topic) = claim::topic_of_group(ctl, group) {
                 self.outstanding.insert((topic, word(S_SEQ)));
             }
         }
-        for group in 0..registry::groups(ctl) {
+        for group in registry::live_groups(ctl) {
             let Some(stream) = removed::stream_of(ctl, group) else {
                 continue;
             };
@@ -90,9 +94,9 @@ impl Live {
         Ok(())
     }
 
-    /// From which sequence on all messages of a topic are live.
+    /// From which sequence on all messages of a topic are live: of one that was deleted, none.
     pub(crate) fn from(&self, topic: u32) -> u64 {
-        self.from.get(topic as usize).copied().unwrap_or(0)
+        self.from.get(&topic).copied().unwrap_or(u64::MAX)
     }
 
     /// Whether this message is live.
@@ -118,34 +122,34 @@ impl Live {
     /// Whether nobody has come meanwhile who needs more: a new group, or one that went back.
     pub(crate) fn still_holds(&self, tx: &Tx<'_>) -> bool {
         let now = lowest_cursors(tx.ctl);
-        now.iter().zip(&self.from).all(|(now, then)| now >= then)
+        // A topic that came since has nothing in older segments.
+        now.iter()
+            .all(|(topic, now)| self.from.get(topic).is_none_or(|then| now >= then))
     }
 }
 
-/// From which sequence on each topic's messages are live.
-fn lowest_cursors(ctl: &Ctl) -> Vec<u64> {
-    let topics = registry::topics(ctl);
-    let mut lowest = vec![None; topics as usize];
-    for group in 0..registry::groups(ctl) {
+/// From which sequence on the messages of each topic in use are live, by its id.
+fn lowest_cursors(ctl: &Ctl) -> BTreeMap<u32, u64> {
+    let mut lowest: BTreeMap<u32, Option<u64>> =
+        registry::live_topics(ctl).map(|id| (id, None)).collect();
+    for group in registry::live_groups(ctl) {
         let word = |w| ctl.load(ctl.layout.group(group, w));
-        let topic = usize::try_from(word(P_TOPIC)).unwrap_or(usize::MAX);
-        if let (1, Some(lowest)) = (word(P_STATE), lowest.get_mut(topic)) {
+        let topic = crate::shm::lock::low_half(word(P_TOPIC));
+        if let Some(lowest) = lowest.get_mut(&topic) {
             let cursor = word(P_CURSOR);
             *lowest = Some(lowest.map_or(cursor, |l: u64| l.min(cursor)));
         }
     }
-    (0..topics)
-        .zip(lowest)
-        .map(|(topic, lowest)| {
-            let word = |w| ctl.load(ctl.layout.topic(topic, w));
-            match lowest {
-                _ if word(T_STATE) == 0 => u64::MAX,
-                Some(cursor) if word(T_GROUP) != 0 => cursor,
-                // Without a group, everything is kept.
-                _ => word(T_FIRST),
-            }
-        })
-        .collect()
+    let from = |(topic, lowest): (u32, Option<u64>)| {
+        let word = |w| ctl.load(ctl.layout.topic(topic, w));
+        let from = match lowest {
+            Some(cursor) if word(T_GROUP) != 0 => cursor,
+            // Without a group, everything is kept.
+            _ => word(T_FIRST),
+        };
+        (topic, from)
+    };
+    lowest.into_iter().map(from).collect()
 }
 
 /// Looks for what is live in segments.
@@ -265,12 +269,16 @@ impl<'a> Survey<'a> {
 /// `first_kept`, which begins at `base`: groups made from now on start behind it.
 pub(crate) fn advance_first(log: &Log, first_kept: u64, base: u64) -> Result<()> {
     let ctl = &log.ctl;
-    for topic in 0..registry::topics(ctl) {
+    for topic in registry::live_topics(ctl) {
         let at = ctl.layout.topic(topic, T_FIRST);
         let (before, next) = (ctl.load(at), ctl.load(ctl.layout.topic(topic, T_NEXT)));
         let mut first = before;
         while first < next {
-            let some = log.candidates(topic, first, 512)?;
+            let some = match log.candidates(topic, first, 512) {
+                // Deleted meanwhile.
+                Err(e) if e.code() == Code::NotFound => break,
+                found => found?,
+            };
             let Some(&(last, _)) = some.last() else {
                 break;
             };
@@ -284,7 +292,7 @@ pub(crate) fn advance_first(log: &Log, first_kept: u64, base: u64) -> Result<()>
         let first = moved.first().map_or(first, |(seq, _)| *seq);
         if first > before {
             let mut tx = ctl.begin(ctl.patience())?;
-            if tx.get(at) < first {
+            if ctl.has_topic(topic) && tx.get(at) < first {
                 tx.set(at, first);
             }
             tx.commit();

@@ -3,7 +3,9 @@
 //! All of it is state in shared memory, changed under lock E, and every change that must outlive
 //! the processes is a record of the commit log in the same transaction.
 //!
-//! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last.
+//! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last;
+//!   [`places`] tells who has which place of the tables, and [`gone`] takes away what is purged or
+//!   deleted.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
@@ -15,7 +17,9 @@
 pub(crate) mod bury;
 pub(crate) mod claim;
 pub(crate) mod fetch;
+pub(crate) mod gone;
 pub(crate) mod live;
+pub(crate) mod places;
 pub(crate) mod producers;
 pub(crate) mod progress;
 pub(crate) mod putback;

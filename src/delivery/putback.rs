@@ -5,6 +5,7 @@
 //! there is room and left out where there is none: nothing here waits.
 
 use super::bury::has_dead_letters;
+use super::gone;
 use super::settle::Return;
 use super::slot::{self, Head, Owner, State};
 use crate::commitlog::Log;
@@ -162,6 +163,10 @@ fn expire_one(log: &Log, tx: &mut Tx<'_>, slot: u32) -> Result<()> {
     let head = slot::head(tx, slot)?;
     let group = slot::owner(tx, slot)?.group;
     slot::wheel_remove(tx, slot)?;
+    if gone::is_void(tx.ctl, group, slot::message(tx, slot).0) {
+        slot::uncount(tx, group, head.state);
+        return gone::free(tx, slot);
+    }
     match head.state {
         State::Leased => {
             slot::uncount(tx, group, State::Leased);
@@ -236,6 +241,10 @@ fn release_one(
     let group = slot::owner(tx, slot)?.group;
     slot::wheel_remove(tx, slot)?;
     slot::uncount(tx, group, State::Leased);
+    if gone::is_void(tx.ctl, group, slot::message(tx, slot).0) {
+        gone::free(tx, slot)?;
+        return Ok(None);
+    }
     let crashes = head.crashes.saturating_add(u8::from(crashed));
     // The first crash may be the process's fault; from the second on, the message waits.
     let back = if crashed && crashes >= 2 {

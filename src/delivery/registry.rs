@@ -1,9 +1,12 @@
 //! Topics and groups by name.
 //!
-//! Ids are indexes into the tables of shared memory and into the log's records; they are never
-//! given to another name. Creating one is a CONFIG record in the same transaction.
+//! An id names a place in a table of shared memory (see [`crate::shm::id`]) and stands in the log's
+//! records; it is never given to another name. Creating one is a CONFIG record in the same
+//! transaction.
 
 use super::fetch;
+pub(crate) use super::places::{ask_group, ask_topic, live_groups, live_topics};
+use super::places::{check_group, new_id, topic_deleted, use_place};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::read::ReadAhead;
@@ -11,11 +14,13 @@ use crate::error::{Code, Error, Result};
 use crate::format::payload::{Config, GroupConfig};
 use crate::format::record::{Draft, Kind};
 use crate::shm::control::{
-    G_GROUPS, G_TOPICS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_FLAGS,
-    P_GENERATION, P_HASH, P_LEASE_MS, P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN,
-    P_NEXT, P_START, P_STATE, P_TOPIC, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_NAME, T_NAME_LEN,
-    T_NEXT, T_STATE, W_PUBLISHED,
+    G_GROUPS, G_TOPICS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_DEAD,
+    P_DEAD_TOPIC, P_FLAGS, P_GENERATION, P_HASH, P_LEASE_MS, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
+    P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_PURGED, P_START, P_STATE, P_TOPIC, REGIONS,
+    T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_INDEX, T_INDEX_SIZE, T_NAME, T_NAME_LEN, T_NEXT, T_STATE,
+    W_PUBLISHED,
 };
+use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx};
 
 /// The hash names are found by. Not part of the disk format.
@@ -49,12 +54,12 @@ pub(crate) fn table_len(ctl: &Ctl, count: usize, most: u32) -> u32 {
     u32::try_from(ctl.global(count)).unwrap_or(most).min(most)
 }
 
-/// Number of topics.
+/// Number of places of topics that were ever used.
 pub(crate) fn topics(ctl: &Ctl) -> u32 {
     table_len(ctl, G_TOPICS, ctl.layout.geometry.topics)
 }
 
-/// Number of groups.
+/// Number of places of groups that were ever used.
 pub(crate) fn groups(ctl: &Ctl) -> u32 {
     table_len(ctl, G_GROUPS, ctl.layout.geometry.groups)
 }
@@ -82,9 +87,8 @@ pub(crate) fn group_name(ctl: &Ctl, id: u32) -> Result<String> {
 /// Finds a topic. Lock E is held, or the caller may miss one that is being made.
 pub(crate) fn find_topic(ctl: &Ctl, name: &str) -> Option<u32> {
     let hash = hash_name(name);
-    (0..topics(ctl)).find(|&id| {
-        ctl.load(ctl.layout.topic(id, T_STATE)) == 1
-            && ctl.load(ctl.layout.topic(id, T_HASH)) == hash
+    live_topics(ctl).find(|&id| {
+        ctl.load(ctl.layout.topic(id, T_HASH)) == hash
             && topic_name(ctl, id).is_ok_and(|n| n == name)
     })
 }
@@ -92,9 +96,8 @@ pub(crate) fn find_topic(ctl: &Ctl, name: &str) -> Option<u32> {
 /// Finds a group of a topic. Lock E is held.
 pub(crate) fn find_group(ctl: &Ctl, topic: u32, name: &str) -> Option<u32> {
     let hash = hash_name(name);
-    (0..groups(ctl)).find(|&id| {
-        ctl.load(ctl.layout.group(id, P_STATE)) == 1
-            && ctl.load(ctl.layout.group(id, P_TOPIC)) == u64::from(topic)
+    live_groups(ctl).find(|&id| {
+        ctl.load(ctl.layout.group(id, P_TOPIC)) == u64::from(topic)
             && ctl.load(ctl.layout.group(id, P_HASH)) == hash
             && group_name(ctl, id).is_ok_and(|n| n == name)
     })
@@ -110,9 +113,15 @@ pub(super) fn too_many(what: &str, most: u32, advice: &str) -> Error {
 
 /// Makes a topic, unless it is there. `flags`: `TOPIC_SYNC`. What makes it is durable when this
 /// returns, also where sends are not: a topic that a power cut took and that was made again would
-/// use its sequences a second time.
-pub(crate) fn create_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Result<u32> {
-    let id = find_or_make_topic(log, name, flags, deadline)?;
+/// use its sequences a second time. `dead_of`: it is for the dead letters of this group.
+pub(crate) fn create_topic(
+    log: &Log,
+    name: &str,
+    flags: u64,
+    dead_of: Option<u32>,
+    deadline: u64,
+) -> Result<u32> {
+    let id = find_or_make_topic(log, name, flags, dead_of, deadline)?;
     let unused = log.ctl.load(log.ctl.layout.topic(id, T_NEXT)) == 0;
     let made_by = log.ctl.load(W_PUBLISHED);
     if unused && !log.wait_durable(made_by, deadline)? {
@@ -121,12 +130,20 @@ pub(crate) fn create_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> 
     Ok(id)
 }
 
-fn find_or_make_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Result<u32> {
-    let tx = log.ctl.begin(deadline)?;
-    let found = find_topic(&log.ctl, name);
-    drop(tx);
-    if let Some(id) = found {
-        return Ok(id);
+fn find_or_make_topic(
+    log: &Log,
+    name: &str,
+    flags: u64,
+    dead_of: Option<u32>,
+    deadline: u64,
+) -> Result<u32> {
+    if dead_of.is_none() {
+        let tx = log.ctl.begin(deadline)?;
+        let found = find_topic(&log.ctl, name);
+        drop(tx);
+        if let Some(id) = found {
+            return Ok(id);
+        }
     }
     let draft = |id| {
         let flags = u32::try_from(flags).unwrap_or(0);
@@ -145,21 +162,28 @@ fn find_or_make_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Resul
         Purpose::Send
     };
     let need = Need::new(draft(0).bytes.len(), 0, purpose);
+    let ctl = &log.ctl;
     log.transact(need, deadline, |tx| {
-        if let Some(id) = find_topic(&log.ctl, name) {
-            return Ok(id);
+        if let Some(group) = dead_of {
+            check_group(ctl, group)?;
         }
-        let id = topics(&log.ctl);
-        let most = log.ctl.layout.geometry.topics;
-        if id >= most {
-            return Err(too_many(
-                "topics, dead-letter streams included",
-                most,
-                "reuse some",
-            ));
+        let id = match find_topic(ctl, name) {
+            Some(id) => id,
+            None => {
+                let most = ctl.layout.geometry.topics;
+                let state_of = |place| tx.get(ctl.layout.topic(place, T_STATE));
+                let Some(id) = new_id(topics(ctl), most, state_of) else {
+                    let what = "topics, dead-letter streams included";
+                    return Err(too_many(what, most, "delete some"));
+                };
+                log.append(tx, &mut draft(id).bytes, 0);
+                enter_topic(tx, id, name, flags, 0, 0);
+                id
+            }
+        };
+        if let Some(group) = dead_of {
+            tx.set(ctl.layout.group(group, P_DEAD_TOPIC), u64::from(id) + 1);
         }
-        log.append(tx, &mut draft(id).bytes, 0);
-        enter_topic(tx, id, name, flags, 0, 0);
         Ok(id)
     })
 }
@@ -168,13 +192,19 @@ fn find_or_make_topic(log: &Log, name: &str, flags: u64, deadline: u64) -> Resul
 pub(crate) fn enter_topic(tx: &mut Tx<'_>, id: u32, name: &str, flags: u64, first: u64, next: u64) {
     let layout = tx.ctl.layout;
     let at = |word| layout.topic(id, word);
+    // What the last topic at this place had in the index is not this one's. First: whoever reads
+    // the index without the lock looks at the state afterwards.
+    for region in 0..REGIONS {
+        tx.set(at(T_INDEX + region * T_INDEX_SIZE), 0);
+    }
+    tx.set(at(T_GROUP), 0);
     write_name(tx, at(T_NAME), at(T_NAME_LEN), name);
     tx.set(at(T_HASH), hash_name(name));
     tx.set(at(T_FLAGS), flags);
     tx.set(at(T_FIRST), first);
     tx.set(at(T_NEXT), next);
-    tx.set(at(T_STATE), 1);
-    tx.set_global(G_TOPICS, tx.global(G_TOPICS).max(u64::from(id) + 1));
+    tx.set(at(T_STATE), state_word(id, Life::Live));
+    use_place(tx, G_TOPICS, id);
 }
 
 /// What a group is made or opened with. `None` = the default, or whatever it was made with.
@@ -323,6 +353,7 @@ pub(crate) fn configure_group(
         Purpose::Settle,
     );
     log.transact(need, deadline, |tx| {
+        check_group(tx.ctl, id)?;
         let config = settings.over(group_config(tx.ctl, id));
         let mut draft = draft(config);
         let lsn = log.append(tx, &mut draft.bytes, 0);
@@ -362,6 +393,8 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
     let ctl = &log.ctl;
     let slots = ctl.layout.geometry.slots;
     let who = format!("group {} of topic {}", wanted.name, wanted.topic_name);
+    // A table that is full of groups whose slots are not swept yet would have no place.
+    super::gone::finish(log)?;
     let tx = ctl.begin_to_read(deadline)?;
     let found = find_group(ctl, wanted.topic, wanted.name);
     let stored = found.map(|id| group_config(ctl, id));
@@ -395,11 +428,14 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
             wanted.settings.check(&group_config(ctl, id), slots, &who)?;
             return Ok(id);
         }
-        let id = groups(ctl);
-        let most = ctl.layout.geometry.groups;
-        if id >= most {
-            return Err(too_many("groups", most, "reuse some"));
+        if !ctl.has_topic(wanted.topic) {
+            return Err(topic_deleted());
         }
+        let most = ctl.layout.geometry.groups;
+        let state_of = |place| tx.get(ctl.layout.group(place, P_STATE));
+        let Some(id) = new_id(groups(ctl), most, state_of) else {
+            return Err(too_many("groups", most, "delete some"));
+        };
         let topic = |word| ctl.layout.topic(wanted.topic, word);
         let (first, next) = (tx.get(topic(T_FIRST)), tx.get(topic(T_NEXT)));
         let start = match wanted.settings.start {
@@ -426,6 +462,10 @@ pub(crate) fn enter_group(
     let layout = tx.ctl.layout;
     let at = |word| layout.group(id, word);
     write_name(tx, at(P_NAME), at(P_NAME_LEN), name);
+    // The lists and counters of the last group at this place are empty: see `gone`.
+    for word in [P_DEAD, P_DEAD_TOPIC, P_LOST, P_LOST_COUNT, P_PURGED] {
+        tx.set(at(word), 0);
+    }
     tx.set(at(P_HASH), hash_name(name));
     tx.set(at(P_TOPIC), u64::from(topic));
     tx.set(at(P_CURSOR), cursor);
@@ -434,9 +474,9 @@ pub(crate) fn enter_group(
     set_config(tx, id, config);
     let list = layout.topic(topic, T_GROUP);
     tx.set(at(P_NEXT), tx.get(list));
-    tx.set(list, u64::from(id) + 1);
-    tx.set(at(P_STATE), 1);
-    tx.set_global(G_GROUPS, tx.global(G_GROUPS).max(u64::from(id) + 1));
+    tx.set(list, u64::from(place_of(id)) + 1);
+    tx.set(at(P_STATE), state_word(id, Life::Live));
+    use_place(tx, G_GROUPS, id);
 }
 
 /// The sequence of the first message of a topic that was sent at this time or later; where the

@@ -9,7 +9,6 @@
 //! as it is then, merged with its neighbours, so that it stands alone: a snapshot that is being
 //! written may have missed the neighbours (see [`super::snapshot`]), and replay sees the run.
 
-use super::registry;
 use super::slot::{self, Head, Owner, State};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
@@ -20,6 +19,7 @@ use crate::shm::control::{
     G_OUTSTANDING, G_SLOT_TOP, P_DEAD, P_DEAD_TOPIC, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER,
     S_SEQ, T_FIRST, W_ROLLBACKS,
 };
+use crate::shm::id::place_of;
 use crate::shm::{Ctl, Tx};
 
 /// Removed sequences: [first, end).
@@ -53,6 +53,7 @@ pub(crate) fn remove(log: &Log, removal: &Removal<'_>, deadline: u64) -> Result<
 }
 
 fn remove_in(log: &Log, tx: &mut Tx<'_>, removal: &Removal<'_>) -> Result<(u64, u64)> {
+    super::places::check_group(tx.ctl, removal.group)?;
     let first_at = log.ctl.layout.topic(removal.stream, T_FIRST);
     let first = tx.get(first_at);
     let known = runs(tx.ctl, removal.group);
@@ -211,7 +212,7 @@ fn forget(tx: &mut Tx<'_>, group: u32, slot: u32) -> Result<()> {
     Ok(())
 }
 
-/// The run in a slot, if it holds one.
+/// The run in a slot, if it holds one, and the place of its group.
 pub(crate) fn run_in(ctl: &Ctl, slot: u32) -> Option<(u32, Range)> {
     let word = |w| ctl.load(ctl.layout.slot(slot, w));
     let head = Head::unpack(word(S_HEAD))?;
@@ -232,7 +233,7 @@ fn runs(ctl: &Ctl, group: u32) -> Vec<(u32, Range)> {
     let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
     let mut found: Vec<(u32, Range)> = (0..top)
         .filter_map(|slot| match run_in(ctl, slot) {
-            Some((of, run)) if of == group => Some((slot, run)),
+            Some((of, run)) if of == place_of(group) => Some((slot, run)),
             _ => None,
         })
         .collect();
@@ -264,5 +265,5 @@ pub(crate) fn removed(ctl: &Ctl, group: u32) -> Result<Vec<Range>> {
 pub(crate) fn stream_of(ctl: &Ctl, group: u32) -> Option<u32> {
     let known = ctl.load(ctl.layout.group(group, P_DEAD_TOPIC));
     let stream = u32::try_from(known).ok()?.checked_sub(1)?;
-    (stream < registry::topics(ctl)).then_some(stream)
+    ctl.has_topic(stream).then_some(stream)
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::producers::{self, Noted};
 use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
-use super::{registry, removed};
+use super::{places, registry, removed};
 use crate::commitlog::Log;
 use crate::error::Result;
 use crate::format::Bad;
@@ -24,6 +24,7 @@ use crate::shm::Tx;
 use crate::shm::control::{
     P_CURSOR, P_GENERATION, P_LOST, P_LOST_COUNT, P_START, S_LSN, S_OWNER, S_SEQ,
 };
+use crate::shm::id::place_of;
 
 /// A topic in the log.
 #[derive(Debug, Default, Clone)]
@@ -51,6 +52,9 @@ pub(crate) struct Model {
     /// Dead letters that were purged: per group, ranges of its dead-letter stream, first to end.
     /// Kept apart from the groups: a removal may be seen before its group is.
     removed: BTreeMap<u32, BTreeMap<u64, u64>>,
+    /// The last ids that are known to be used at each place of the tables, of topics (false) and
+    /// groups (true): of those that were deleted, and of those that only their records tell of.
+    used: BTreeMap<(bool, u32), u32>,
     /// Sequences that are missing between records and that no LOSS record names yet.
     pub(crate) gaps: Vec<Gap>,
 }
@@ -199,6 +203,9 @@ impl Model {
                 });
             }
             topic.next = topic.next.max(seq + 1);
+        } else {
+            // What made it may be damaged, or in a piece of the snapshot that is still to come.
+            self.use_id(false, stream);
         }
     }
 
@@ -237,8 +244,9 @@ impl Model {
                 self.producers.remove(&name);
             }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
-            // Deletion and purge are not written by this version.
-            _ => {}
+            Config::TopicDelete { id } => self.delete_topic(id),
+            Config::GroupDelete { id } => self.delete_group(id),
+            Config::TopicPurge { id, first_seq } => self.purge(id, first_seq),
         }
     }
 
@@ -308,8 +316,43 @@ impl Model {
                 first,
                 count,
             } => self.remove(*group, *first, *count),
+            SnapItem::Used { group, id } => self.use_id(*group, *id),
             SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
             SnapItem::Counters { .. } => {}
+        }
+    }
+
+    /// Notes that an id was given to somebody, so that nobody else gets it.
+    fn use_id(&mut self, group: bool, id: u32) {
+        let last = self.used.entry((group, place_of(id))).or_insert(id);
+        *last = id.max(*last);
+    }
+
+    fn delete_topic(&mut self, id: u32) {
+        self.use_id(false, id);
+        self.topics.remove(&id);
+        self.gaps.retain(|gap| gap.stream != id);
+        let groups = self.groups.iter().filter(|(_, g)| g.topic == id);
+        for group in groups.map(|(&group, _)| group).collect::<Vec<_>>() {
+            self.delete_group(group);
+        }
+    }
+
+    fn delete_group(&mut self, id: u32) {
+        self.use_id(true, id);
+        self.groups.remove(&id);
+        self.removed.remove(&id);
+    }
+
+    /// The messages of a topic below this sequence are gone for every group.
+    fn purge(&mut self, id: u32, first: u64) {
+        if let Some(topic) = self.topics.get_mut(&id) {
+            topic.first = topic.first.max(first);
+            topic.next = topic.next.max(first);
+        }
+        self.gaps.retain(|gap| gap.stream != id);
+        for group in self.groups.values_mut().filter(|g| g.topic == id) {
+            group.settle(0, first);
         }
     }
 
@@ -339,8 +382,21 @@ impl Model {
     /// are set. Nobody else sees it yet.
     pub(crate) fn install(&self, log: &Log) -> Result<()> {
         let ctl = &log.ctl;
+        for (&(group, place), &id) in &self.used {
+            let geometry = ctl.layout.geometry;
+            let most = if group {
+                geometry.groups
+            } else {
+                geometry.topics
+            };
+            if place < most {
+                let mut tx = ctl.begin(ctl.patience())?;
+                places::enter_used(&mut tx, group, id);
+                tx.commit();
+            }
+        }
         for (&id, topic) in &self.topics {
-            self.in_bounds(ctl.layout.geometry.topics, id, log)?;
+            self.in_bounds(ctl.layout.geometry.topics, place_of(id), log)?;
             let mut tx = ctl.begin(ctl.patience())?;
             let flags = u64::from(topic.flags);
             registry::enter_topic(&mut tx, id, &topic.name, flags, topic.first, topic.next);
@@ -352,7 +408,7 @@ impl Model {
             p.install(log, id, name)?;
         }
         for (&id, group) in &self.groups {
-            self.in_bounds(ctl.layout.geometry.groups, id, log)?;
+            self.in_bounds(ctl.layout.geometry.groups, place_of(id), log)?;
             self.install_group(log, id, group)?;
         }
         Ok(())
@@ -400,7 +456,7 @@ impl Model {
         let ctl = &log.ctl;
         let at = |word| ctl.layout.group(id, word);
         let mut tx = ctl.begin(ctl.patience())?;
-        self.in_bounds(ctl.layout.geometry.topics, group.topic, log)?;
+        self.in_bounds(ctl.layout.geometry.topics, place_of(group.topic), log)?;
         registry::enter_group(
             &mut tx,
             id,

@@ -6,6 +6,7 @@
 //! with the ACK of a dead letter, so that it is never in both places or in neither.
 
 use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_dead_letters};
+use super::gone;
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
@@ -15,6 +16,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{self, Draft, Kind, padded};
 use crate::shm::control::{P_FLAGS, S_OWNER};
+use crate::shm::id::place_of;
 use crate::shm::{Ctl, Tx};
 
 /// Names one delivery in shared memory.
@@ -36,13 +38,16 @@ pub(crate) enum Return {
 }
 
 fn lease_lost(log: &Log, held: &Held) -> Error {
+    if !log.ctl.has_group(held.group) {
+        return super::places::group_deleted();
+    }
     let group = registry::group_name(&log.ctl, held.group).unwrap_or_default();
     Error::new(
         Code::LeaseLost,
         format!(
             "the lease on sequence {} of group {group} has ended: it expired, was settled already, \
-             or its process ended; the message was or will be delivered again. Extend leases of \
-             long work",
+             or its process ended; the message was or will be delivered again, unless it was \
+             purged. Extend leases of long work",
             held.seq
         ),
     )
@@ -58,7 +63,10 @@ fn check(tx: &Tx<'_>, held: &Held) -> Result<Option<Head>> {
     let fits = head.state == State::Leased
         && head.generation == held.generation
         && seq == held.seq
-        && Owner::unpack(tx.get(tx.ctl.layout.slot(held.slot, S_OWNER))).group == held.group;
+        && Owner::unpack(tx.get(tx.ctl.layout.slot(held.slot, S_OWNER))).group
+            == place_of(held.group)
+        && tx.ctl.has_group(held.group)
+        && !gone::is_void(tx.ctl, held.group, seq);
     Ok(fits.then_some(head))
 }
 
@@ -260,6 +268,12 @@ pub(crate) fn extend(log: &Log, held: &Held, ms: u64, deadline: u64) -> Result<(
     slot::wheel_insert(&mut tx, held.slot, now.saturating_add(ms))?;
     tx.commit();
     Ok(())
+}
+
+/// Whether a delivery still holds its lease.
+pub(crate) fn is_held(log: &Log, held: &Held) -> Result<bool> {
+    let tx = log.ctl.begin(log.ctl.patience())?;
+    Ok(check(&tx, held)?.is_some())
 }
 
 /// Makes a lease outlive its process.

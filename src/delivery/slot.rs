@@ -13,6 +13,7 @@ use crate::shm::control::{
     G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TICK, P_LEASED, P_READY, P_READY_HEAD, P_READY_TAIL,
     P_WAITING, S_DUE, S_HEAD, S_LINK, S_LSN, S_OWNER, S_SEQ, TICK_MS,
 };
+use crate::shm::id::place_of;
 
 /// What a slot holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,7 @@ impl Head {
 /// Who holds a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner {
+    /// The group; of a word taken apart only its place in the table.
     pub(crate) group: u32,
     /// `None`: detached, the lease outlives its process.
     pub(crate) member: Option<(u32, u32)>,
@@ -80,7 +82,7 @@ impl Owner {
         let (slot, generation) = self.member.map_or((0, 0), |(slot, of)| (slot + 1, of));
         u64::from(generation) << 32
             | u64::from(slot & 0xffff) << 16
-            | u64::from(self.group & 0xffff)
+            | u64::from(place_of(self.group))
     }
 
     pub(crate) fn unpack(word: u64) -> Self {
@@ -107,13 +109,14 @@ pub(crate) fn set_head(tx: &mut Tx<'_>, slot: u32, head: Head) {
     tx.set(at, head.pack());
 }
 
-/// Which group a slot belongs to, checked.
+/// Which group a slot belongs to, checked: its id.
 pub(crate) fn owner(tx: &Tx<'_>, slot: u32) -> Result<Owner> {
     let owner = Owner::unpack(tx.get(tx.ctl.layout.slot(slot, S_OWNER)));
     if owner.group >= super::registry::groups(tx.ctl) {
         return Err(tx.ctl.damaged("a slot belongs to no group"));
     }
-    Ok(owner)
+    let group = super::places::group_at(tx.ctl, owner.group);
+    Ok(Owner { group, ..owner })
 }
 
 /// The slot a link names (+ 1; 0 = none), checked.

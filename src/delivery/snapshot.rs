@@ -6,8 +6,10 @@
 //! in the log behind the first, and every effect is absolute. (A fuzzy checkpoint; Bernstein,
 //! Hadzilacos & Goodman, 1987, section 6.4.)
 
+use std::collections::BTreeMap;
+
 use super::slot::{Owner, State};
-use super::{producers, registry};
+use super::{gone, places, producers, registry};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::prepare::Maintenance;
@@ -17,9 +19,10 @@ use crate::format::record::{Draft, HEADER, Kind};
 use crate::shm::Tx;
 use crate::shm::control::{
     G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR,
-    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER, S_SEQ,
-    T_FIRST, T_FLAGS, T_NEXT,
+    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_STATE, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER,
+    S_SEQ, T_FIRST, T_FLAGS, T_NEXT, T_STATE,
 };
+use crate::shm::id::{id_in, is_live};
 
 /// Largest piece.
 const PIECE: usize = 64 << 10;
@@ -32,8 +35,8 @@ struct Snapshot<'a> {
     writer: SnapWriter,
     /// LSN of the first piece, 0 before it is appended.
     first: u64,
-    /// C0 of each group.
-    cursors: Vec<u64>,
+    /// C0 of each group, by its id.
+    cursors: BTreeMap<u32, u64>,
     deadline: u64,
 }
 
@@ -57,7 +60,7 @@ pub(crate) fn write(log: &Log, held: &Maintenance<'_>) -> Result<()> {
         held,
         writer,
         first: 0,
-        cursors: Vec::new(),
+        cursors: BTreeMap::new(),
         deadline,
     };
     s.tables()?;
@@ -101,7 +104,7 @@ impl Snapshot<'_> {
         // The first piece is empty: everything in the others happened after it.
         self.piece(false, &mut |_, _| true)?;
         let mut next = (0, 0, 0);
-        let mut cursors = Vec::new();
+        let mut cursors = BTreeMap::new();
         loop {
             let log = self.log;
             let done = self.piece(false, &mut |tx, writer| {
@@ -155,7 +158,7 @@ fn push_tables(
     tx: &Tx<'_>,
     writer: &mut SnapWriter,
     next: &mut (u32, u32, u32),
-    cursors: &mut Vec<u64>,
+    cursors: &mut BTreeMap<u32, u64>,
 ) -> bool {
     let ctl = &log.ctl;
     if cursors.is_empty() && next.0 == 0 {
@@ -165,36 +168,19 @@ fn push_tables(
         }
     }
     while next.0 < registry::topics(ctl) {
-        let word = |w| tx.get(ctl.layout.topic(next.0, w));
-        let item = SnapItem::Topic {
-            id: next.0,
-            name: registry::topic_name(ctl, next.0).unwrap_or_default(),
-            flags: crate::shm::lock::low_half(word(T_FLAGS)),
-            first_seq: word(T_FIRST),
-            next_seq: word(T_NEXT),
-        };
-        if !writer.push(&item) {
+        if topic_item(tx, next.0).is_some_and(|item| !writer.push(&item)) {
             return false;
         }
         next.0 += 1;
     }
     while next.1 < registry::groups(ctl) {
-        let word = |w| tx.get(ctl.layout.group(next.1, w));
-        let low = crate::shm::lock::low_half;
-        let item = SnapItem::Group {
-            id: next.1,
-            topic: low(word(P_TOPIC)),
-            name: registry::group_name(ctl, next.1).unwrap_or_default(),
-            config: registry::group_config(ctl, next.1),
-            cursor: word(P_CURSOR),
-            start_seq: word(P_START),
-            generation: low(word(P_GENERATION)),
-            lost: (word(P_LOST), word(P_LOST_COUNT)),
-        };
-        if !writer.push(&item) {
+        let item = group_item(tx, next.1);
+        if item.as_ref().is_some_and(|item| !writer.push(item)) {
             return false;
         }
-        cursors.push(word(P_CURSOR));
+        if let Some(SnapItem::Group { id, cursor, .. }) = item {
+            cursors.insert(id, cursor);
+        }
         next.1 += 1;
     }
     while next.2 < producers::count(ctl) {
@@ -207,8 +193,51 @@ fn push_tables(
     true
 }
 
+/// The topic at a place of the table, or the id that was last used there.
+fn topic_item(tx: &Tx<'_>, place: u32) -> Option<SnapItem> {
+    let ctl = tx.ctl;
+    let word = |w| tx.get(ctl.layout.topic(place, w));
+    let id = id_in(word(T_STATE));
+    if !is_live(word(T_STATE)) {
+        return used(word(T_STATE), false);
+    }
+    Some(SnapItem::Topic {
+        id,
+        name: registry::topic_name(ctl, id).unwrap_or_default(),
+        flags: crate::shm::lock::low_half(word(T_FLAGS)),
+        first_seq: word(T_FIRST),
+        next_seq: word(T_NEXT),
+    })
+}
+
+/// The group at a place of the table, or the id that was last used there.
+fn group_item(tx: &Tx<'_>, place: u32) -> Option<SnapItem> {
+    let ctl = tx.ctl;
+    let word = |w| tx.get(ctl.layout.group(place, w));
+    let id = id_in(word(P_STATE));
+    if !is_live(word(P_STATE)) && !broken!(SnapshotForgetsDeletion) {
+        return used(word(P_STATE), true);
+    }
+    let low = crate::shm::lock::low_half;
+    Some(SnapItem::Group {
+        id,
+        topic: low(word(P_TOPIC)),
+        name: registry::group_name(ctl, id).unwrap_or_default(),
+        config: registry::group_config(ctl, id),
+        cursor: word(P_CURSOR),
+        start_seq: word(P_START),
+        generation: low(word(P_GENERATION)),
+        lost: (word(P_LOST), word(P_LOST_COUNT)),
+    })
+}
+
+fn used(word: u64, group: bool) -> Option<SnapItem> {
+    let id = id_in(word);
+    (word != 0).then_some(SnapItem::Used { group, id })
+}
+
 /// The item of a slot that holds a message below its group's C0, or removed dead letters.
-fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &[u64]) -> Option<SnapItem> {
+fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &BTreeMap<u32, u64>) -> Option<SnapItem> {
     let layout = &tx.ctl.layout;
     let word = |w| tx.get(layout.slot(slot, w));
     let head = super::slot::Head::unpack(word(S_HEAD))?;
@@ -216,17 +245,21 @@ fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &[u64]) -> Option<SnapItem>
         return None;
     }
     if head.state == State::Removed {
-        let (group, (first, end)) = super::removed::run_in(tx.ctl, slot)?;
+        let (place, (first, end)) = super::removed::run_in(tx.ctl, slot)?;
+        let group = places::group_at(tx.ctl, place);
         let count = end.saturating_sub(first);
+        if !tx.ctl.has_group(group) {
+            return None;
+        }
         return (count > 0).then_some(SnapItem::Removed {
             group,
             first,
             count,
         });
     }
-    let group = Owner::unpack(word(S_OWNER)).group;
+    let group = places::group_at(tx.ctl, Owner::unpack(word(S_OWNER)).group);
     let seq = word(S_SEQ);
-    if seq >= *cursors.get(group as usize)? {
+    if seq >= *cursors.get(&group)? || gone::is_void(tx.ctl, group, seq) {
         return None;
     }
     let due_ms = match head.state {

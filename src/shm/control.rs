@@ -25,6 +25,7 @@
 //! All of them are 64-bit, stored with release and loaded with acquire order. Lock words are
 //! changed by compare-and-swap only.
 
+use super::id::place_of;
 use crate::error::{Code, Error, Result};
 use crate::options::limits;
 
@@ -141,6 +142,9 @@ pub(crate) const G_OLDEST: usize = 152;
 pub(crate) const G_LEASES: usize = 160;
 /// Slots from here on were never used; before it, free ones are in the free list.
 pub(crate) const G_SLOT_TOP: usize = 168;
+/// How many purges and deletions there were, and up to which of them the slots were swept.
+pub(crate) const G_GONE: usize = 176;
+pub(crate) const G_SWEPT: usize = 184;
 const GLOBALS: usize = 512;
 
 /// Recent segments: those that may hold bytes not yet durable.
@@ -217,6 +221,8 @@ pub(crate) const P_LOST_COUNT: usize = 168;
 pub(crate) const P_HASH: usize = 176;
 pub(crate) const P_NAME_LEN: usize = 184;
 pub(crate) const P_NAME: usize = 192;
+/// Messages below this sequence were purged.
+pub(crate) const P_PURGED: usize = 448;
 /// Slots that hold runs of removed dead letters.
 pub(crate) const P_REMOVED: usize = 504;
 
@@ -262,7 +268,7 @@ pub(crate) const S_SEQ: usize = 8;
 pub(crate) const S_LSN: usize = 16;
 /// BOOTTIME ms at which the lease or the back-off ends.
 pub(crate) const S_DUE: usize = 24;
-/// member generation << 32 | member slot + 1 << 16 | group
+/// member generation << 32 | member slot + 1 << 16 | place of the group
 pub(crate) const S_OWNER: usize = 32;
 pub(crate) const S_KEY: usize = 40;
 /// next << 32 | previous, each slot + 1: in the wheel, the READY list or the free list
@@ -428,17 +434,17 @@ impl Layout {
         self.recent + (number % RECENT as u64) as usize * RECENT_SIZE + word
     }
 
-    /// A word of a topic. `id` < `geometry.topics`, else the offset is outside of STATE and the
-    /// arena refuses it or the caller's check of the id has failed already.
+    /// A word of a topic. Its place < `geometry.topics`, else the offset is outside of STATE and
+    /// the arena refuses it or the caller's check of the id has failed already.
     #[inline]
     pub(crate) const fn topic(&self, id: u32, word: usize) -> usize {
-        self.topics + id as usize * TOPIC_SIZE + word
+        self.topics + place_of(id) as usize * TOPIC_SIZE + word
     }
 
     /// A word of a group.
     #[inline]
     pub(crate) const fn group(&self, id: u32, word: usize) -> usize {
-        self.groups + id as usize * GROUP_SIZE + word
+        self.groups + place_of(id) as usize * GROUP_SIZE + word
     }
 
     /// A word of a producer.
@@ -489,19 +495,19 @@ impl Layout {
     /// The futex that consumers of a group sleep on.
     #[inline]
     pub(crate) const fn group_event(&self, id: u32) -> usize {
-        self.waits + id as usize * 16
+        self.waits + place_of(id) as usize * 16
     }
 
     /// Whether some consumer of the group sleeps or is about to.
     #[inline]
     pub(crate) const fn group_armed(&self, id: u32) -> usize {
-        self.waits + id as usize * 16 + 8
+        self.waits + place_of(id) as usize * 16 + 8
     }
 
     /// Whether some group of the topic is armed.
     #[inline]
     pub(crate) const fn topic_armed(&self, id: u32) -> usize {
-        self.waits + self.geometry.groups as usize * 16 + id as usize * 8
+        self.waits + self.geometry.groups as usize * 16 + place_of(id) as usize * 8
     }
 
     /// A pin of a member.

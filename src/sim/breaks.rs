@@ -84,6 +84,16 @@ breaks! {
     PurgeNotedInPart = "purge_noted_in_part",
     /// A purge of dead letters returns before it is durable.
     PurgeNotFlushed = "purge_not_flushed",
+    /// A purge of a topic's messages is not noted in the log.
+    PurgeOfTopicNotNoted = "purge_of_topic_not_noted",
+    /// A deletion is not noted in the log.
+    DeletionNotNoted = "deletion_not_noted",
+    /// A purge or a deletion returns before it is durable.
+    DeletionNotFlushed = "deletion_not_flushed",
+    /// A snapshot takes a deleted group whose slots are not freed yet for one that is in use.
+    SnapshotForgetsDeletion = "snapshot_forgets_deletion",
+    /// A new topic or group gets the id of the one that had its place.
+    IdReused = "id_reused",
     /// A segment is removed before the records that released it are durable.
     UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
     /// A segment is removed before the copies of what is live in it are durable.

@@ -28,6 +28,12 @@ pub(crate) const ALL: &[Scene] = &[
         gap,
     ),
     ("ProducerFenced", "the producer was opened again", fenced),
+    ("NotFound", "the topic was deleted", deleted),
+    (
+        "NotFound",
+        "the topic was deleted while an asynchronous send was in flight",
+        deleted_in_flight,
+    ),
     ("Closed", "the store was closed", closed),
     ("ForkedHandle", "called in a forked child", forked),
     (
@@ -115,6 +121,27 @@ fn fenced() -> Seen {
     let old = member.store.producer("loader").unwrap();
     member.store.producer("loader").unwrap();
     fails(&topic, || old.send(&topic, Some(0), &OutMessage::default()))
+}
+
+fn deleted() -> Seen {
+    let (world, member, topic) = start(SimOptions::default());
+    let (_other, theirs) = second(&world);
+    theirs.delete().unwrap();
+    let before = member.store.published();
+    let error = topic.send(b"x").unwrap_err();
+    let appended = member.store.published() > before;
+    Seen { error, appended }
+}
+
+fn deleted_in_flight() -> Seen {
+    let (world, _member, topic) = start(SimOptions::default());
+    let (_other, theirs) = second(&world);
+    let before = topic.len().unwrap();
+    let pending = topic.send_async(b"x").unwrap();
+    let appended = topic.len().unwrap() > before;
+    theirs.delete().unwrap();
+    let error = pending.wait(None).unwrap_err();
+    Seen { error, appended }
 }
 
 fn closed() -> Seen {

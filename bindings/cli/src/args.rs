@@ -353,6 +353,14 @@ pub(crate) enum TopicsCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Take all messages out of a topic, for every group; dead letters stay
+    Purge {
+        topic: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Delete a topic with its messages, its groups and their dead letters
+    Rm { topic: String },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -376,6 +384,8 @@ pub(crate) enum GroupsCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Delete a group with its dead letters
+    Rm { topic: String, group: String },
 }
 
 #[derive(Debug, ClapArgs)]

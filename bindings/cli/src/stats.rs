@@ -154,6 +154,17 @@ pub(crate) fn topics(path: &Path, args: &TopicsArgs) -> Result<i32, Failure> {
             row["groups"] = groups.map(|g| g.name.clone()).collect();
             output::print_object(list.output, &row)?;
         }
+        TopicsCommand::Purge { topic, list } => {
+            let store = open(path)?;
+            let purged = store.existing_topic(topic)?.purge()?;
+            store.close()?;
+            output::print_rows(list.output, &[json!({ "purged": purged })])?;
+        }
+        TopicsCommand::Rm { topic } => {
+            let store = open(path)?;
+            store.existing_topic(topic)?.delete()?;
+            store.close()?;
+        }
     }
     Ok(OK)
 }
@@ -161,6 +172,12 @@ pub(crate) fn topics(path: &Path, args: &TopicsArgs) -> Result<i32, Failure> {
 pub(crate) fn groups(path: &Path, args: &GroupsArgs) -> Result<i32, Failure> {
     match &args.command {
         GroupsCommand::Ls { topic, list } => groups_ls(path, topic.as_deref(), list)?,
+        GroupsCommand::Rm { topic, group } => {
+            let store = open(path)?;
+            let group = store.group(topic, group).create(false).open()?;
+            group.delete()?;
+            store.close()?;
+        }
         GroupsCommand::Info { topic, group, list } => {
             let store = open(path)?;
             let group = store.group(topic, group).create(false).open()?;

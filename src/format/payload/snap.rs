@@ -15,6 +15,7 @@ const GROUP: u8 = 2;
 const OUTSTANDING: u8 = 3;
 const COUNTERS: u8 = 5;
 const OLDEST: u8 = 16;
+const USED: u8 = 18;
 const REMOVED: u8 = 20;
 const PRODUCER: u8 = 21;
 /// From this type on, a reader that does not know an item skips it.
@@ -103,6 +104,13 @@ pub(crate) enum SnapItem {
         first: u64,
         /// How many sequences.
         count: u64,
+    },
+    /// An id whose topic or group was deleted: the last one at its place in the table.
+    Used {
+        /// Whether it was a group's.
+        group: bool,
+        /// The id.
+        id: u32,
     },
     /// Which segments are kept.
     Oldest {
@@ -223,6 +231,10 @@ impl SnapItem {
                 v.u32(*group).zeros(4).u64(*first).u64(*count);
                 REMOVED
             }
+            Self::Used { group, id } => {
+                v.u32(u32::from(*group)).u32(*id);
+                USED
+            }
             Self::Oldest { number } => {
                 v.u32(*number);
                 OLDEST
@@ -266,6 +278,14 @@ impl SnapItem {
                 next_group_id: r.u32()?,
             },
             OLDEST => Self::Oldest { number: r.u32()? },
+            USED => Self::Used {
+                group: match r.u32()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(Bad::Value),
+                },
+                id: r.u32()?,
+            },
             REMOVED => Self::read_removed(&mut r)?,
             SKIPPABLE_ITEM.. => return Ok(None),
             _ => return Err(Bad::Kind),

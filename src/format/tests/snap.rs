@@ -32,6 +32,10 @@ fn items() -> Vec<SnapItem> {
             lost: (7, 8),
         },
         SnapItem::Oldest { number: 9 },
+        SnapItem::Used {
+            group: true,
+            id: 0x1007,
+        },
         SnapItem::Removed {
             group: 1,
             first: 2,
@@ -74,7 +78,7 @@ fn a_piece_has_exactly_these_bytes() {
     .concat();
     let expected: &[&[u8]] = &[
         &[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
         ],
         &[5, 0, 8, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         &[1, 0, 27, 0, 1, 0, 0, 0, 2, 0, 0, 0],
@@ -85,6 +89,7 @@ fn a_piece_has_exactly_these_bytes() {
         &config,
         &[1, 0, b'g'],
         &[16, 0, 4, 0, 9, 0, 0, 0],
+        &[18, 0, 8, 0, 1, 0, 0, 0, 7, 16, 0, 0],
         &[20, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 40, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
@@ -115,7 +120,7 @@ fn a_piece_is_read_whole_or_not_at_all() {
 #[test]
 fn only_marked_unknown_items_are_skipped() {
     let mut body = piece(&items());
-    body[12] = 8;
+    body[12] = 9;
     let unknown = |kind: u8| [&body[..], &[kind, 0, 3, 0, 1, 2, 3]].concat();
     assert_eq!(decode_items(&unknown(200)), Ok(items()));
     assert_eq!(decode_items(&unknown(99)), Err(Bad::Kind));
@@ -218,7 +223,7 @@ fn a_producer_has_as_many_results_as_it_sent_and_64_at_most() {
 
 prop_compose! {
     fn item()(
-        kind in 0..7,
+        kind in 0..8,
         name in "[a-z%.]{1,255}",
         (a, b, c) in any::<(u32, u32, u32)>(),
         (x, y, z) in any::<(u64, u64, u64)>(),
@@ -249,6 +254,7 @@ prop_compose! {
                     .collect(),
             },
             4 => SnapItem::Oldest { number: c },
+            6 => SnapItem::Used { group: a % 2 == 1, id: b },
             5 => SnapItem::Removed {
                 group: a, first: x >> 1, count: (y >> 1).max(1),
             },
