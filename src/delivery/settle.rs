@@ -9,13 +9,14 @@ use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_de
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
+use super::{claim, order};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{Draft, Kind, padded};
-use crate::shm::control::{P_FLAGS, S_OWNER};
-use crate::shm::{Ctl, Tx};
+use crate::shm::control::{P_FLAGS, P_READY, S_OWNER};
+use crate::shm::{Ctl, Tx, wake};
 
 /// Names one delivery in shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,15 +84,30 @@ pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
 fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) -> Result<u64> {
     let mut draft = ack_draft(held.group, held.seq, why);
     let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
-    log.transact_soon(need, deadline, |tx| {
+    let end = log.transact_soon(need, deadline, |tx| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
         };
         let lsn = log.append(tx, &mut draft.bytes, 0);
         end_lease(tx, held)?;
-        slot::free(tx, held.slot, head);
+        order::settled(tx, held.slot, head)?;
         Ok(lsn + draft.bytes.len() as u64)
-    })
+    })?;
+    made_way(log, held.group, 1);
+    Ok(end)
+}
+
+/// So many messages of the group are settled: wakes a consumer if that lets another one go, which
+/// was parked behind one of them or for which there was no room.
+#[inline]
+pub(super) fn made_way(log: &Log, group: u32, settled: u64) {
+    let ctl = &log.ctl;
+    if wake::group_is_armed(ctl, group)
+        && (ctl.load(ctl.layout.group(group, P_READY)) > 0
+            || claim::left_its_cap(ctl, group, settled))
+    {
+        wake::wake_group(ctl, group);
+    }
 }
 
 fn ack_draft(group: u32, seq: u64, why: u8) -> Draft {
@@ -135,6 +151,7 @@ pub(crate) fn ack_many(
         match ack_piece(log, piece, group, deadline) {
             Ok((fits, lsn)) => {
                 end = end.max(lsn);
+                made_way(log, group, piece.len() as u64);
                 results.extend(piece.iter().zip(fits).map(|(held, fits)| {
                     if fits {
                         Ok(())
@@ -160,7 +177,7 @@ fn ack_piece(log: &Log, held: &[Held], group: u32, deadline: u64) -> Result<(Vec
             fits.push(head.is_some());
             if let Some(head) = head {
                 end_lease(tx, one)?;
-                slot::free(tx, one.slot, head);
+                order::settled(tx, one.slot, head)?;
                 seqs.push(one.seq);
             }
         }

@@ -4,6 +4,7 @@
 //! that does not know them.
 
 use super::config::{GroupConfig, read_name, write_name};
+use crate::format::message::MAX_SHORT;
 use crate::format::record::{HEADER, MAX_RECORD};
 use crate::format::{Bad, Reader, Writer};
 
@@ -17,6 +18,7 @@ const PRODUCER: u8 = 4;
 const COUNTERS: u8 = 5;
 const OLDEST: u8 = 16;
 const REMOVED: u8 = 20;
+const TAG: u8 = 23;
 /// From this type on, a reader that does not know an item skips it.
 const SKIPPABLE_ITEM: u8 = 128;
 
@@ -98,6 +100,15 @@ pub(crate) enum SnapItem {
         /// How many sequences.
         count: u64,
     },
+    /// One of the tags of a group.
+    Tag {
+        /// The group.
+        group: u32,
+        /// The version of its tags that this one belongs to.
+        version: u32,
+        /// The tag.
+        tag: String,
+    },
     /// Which segments are kept.
     Oldest {
         /// Number of the first.
@@ -178,7 +189,7 @@ impl SnapItem {
         }
     }
 
-    /// Those that are numbers only.
+    /// The small ones.
     fn write_small(&self, v: &mut Writer<'_>) -> u8 {
         match self {
             Self::Counters {
@@ -199,6 +210,14 @@ impl SnapItem {
             Self::Oldest { number } => {
                 v.u32(*number);
                 OLDEST
+            }
+            Self::Tag {
+                group,
+                version,
+                tag,
+            } => {
+                v.u32(*group).u32(*version).text(tag, MAX_SHORT);
+                TAG
             }
             // All others are written by `write_value`.
             _ => 0,
@@ -250,6 +269,11 @@ impl SnapItem {
             },
             OLDEST => Self::Oldest { number: r.u32()? },
             REMOVED => Self::read_removed(&mut r)?,
+            TAG => Self::Tag {
+                group: r.u32()?,
+                version: r.u32()?,
+                tag: r.text(MAX_SHORT)?.to_owned(),
+            },
             SKIPPABLE_ITEM.. => return Ok(None),
             _ => return Err(Bad::Kind),
         };
