@@ -41,6 +41,12 @@ impl Content {
         self.0.key.as_deref()
     }
 
+    /// Its order key.
+    #[must_use]
+    pub fn order_key(&self) -> Option<&str> {
+        self.0.order_key.as_deref()
+    }
+
     /// Its tag.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {

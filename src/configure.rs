@@ -27,9 +27,9 @@ impl Group {
         let ctl = &inner.log.ctl;
         let tx = ctl.begin_to_read(ctl.patience())?;
         check_group(ctl, group)?;
-        let stored = registry::group_config(ctl, group);
+        let (stored, tags) = registry::stored_options(ctl, group)?;
         drop(tx);
-        Ok(stored.public())
+        Ok(stored.public(tags))
     }
 
     /// Changes options of the group, for all its consumers in every process. Leases and back-offs
@@ -81,6 +81,22 @@ impl Configure {
         self
     }
 
+    /// The most messages that are in flight at a time (1 to [`limits::OUTSTANDING`]). What is in
+    /// flight above it stays so.
+    pub fn max_outstanding(mut self, messages: u32) -> Self {
+        self.settings.max_outstanding = Some(messages);
+        self
+    }
+
+    /// The tags of the messages that the group gets; none = every message. What is in flight
+    /// stays, and what was skipped stays skipped: it goes for messages that the group has not
+    /// looked at yet.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = tags.into_iter().map(Into::into).collect();
+        self.settings.tags = Some(registry::normal(tags));
+        self
+    }
+
     /// Makes the change, durably, and gives the options as they are then. What is not named stays.
     ///
     /// # Errors
@@ -95,7 +111,7 @@ impl Configure {
         if !broken!(ConfigureNotFlushed) && !inner.log.wait_durable(end, deadline)? {
             return Err(inner.log.flush_timeout());
         }
-        Ok(stored.public())
+        Ok(stored)
     }
 }
 
@@ -120,6 +136,15 @@ pub(crate) fn check_ranges(settings: &GroupSettings, name: &str) -> Result<()> {
     {
         return out_of_range("max_attempts", "1 to 1000");
     }
+    if settings
+        .max_outstanding
+        .is_some_and(|n| !(1..=limits::OUTSTANDING).contains(&n))
+    {
+        return out_of_range("max_outstanding", "1 to 1,048,576");
+    }
+    if let Some(tags) = &settings.tags {
+        check_tags(tags, name)?;
+    }
     if let Some(b) = settings.backoff {
         let fits = b.first <= limits::LEASE
             && b.max <= limits::LEASE
@@ -133,4 +158,21 @@ pub(crate) fn check_ranges(settings: &GroupSettings, name: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn check_tags(tags: &[String], name: &str) -> Result<()> {
+    let (most, longest) = (limits::TAGS, limits::KEY);
+    if tags.len() > most {
+        return Err(Error::new(
+            Code::LimitExceeded,
+            format!("{} tags for group {name}; the limit is {most}", tags.len()),
+        ));
+    }
+    match tags.iter().map(String::len).find(|&len| len > longest) {
+        None => Ok(()),
+        Some(len) => Err(Error::new(
+            Code::LimitExceeded,
+            format!("a tag of {len} bytes for group {name}; the limit is {longest}"),
+        )),
+    }
 }

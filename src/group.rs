@@ -11,6 +11,7 @@ use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
 use crate::configure::check_ranges;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
+use crate::delivery::pick::{self, Labels};
 use crate::delivery::places::check_group;
 use crate::delivery::registry::{self, GroupSettings, GroupWanted};
 use crate::delivery::{bury, fetch, settle};
@@ -20,12 +21,14 @@ use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
 use crate::options::{Backoff, Flush, GroupStats, Start, limits};
 use crate::ready::Watch;
-use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_READY, P_WAITING, T_NEXT};
+use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_PARKED, P_READY, P_WAITING, T_NEXT};
 use crate::shm::wake;
 use crate::store::Store;
 
 /// Candidates looked up at a time.
 const LOOK_UP: usize = 512;
+/// How often a receive with a time-out of zero looks further when what it found is not for it.
+const PASSES: u32 = 256;
 
 /// Options of a group, stored when it is made. An explicit option that differs later is
 /// `ConfigMismatch`.
@@ -35,6 +38,7 @@ pub struct GroupOptions {
     store: Store,
     topic: String,
     name: String,
+    consumer: Option<String>,
     settings: GroupSettings,
     create: bool,
     create_topic: bool,
@@ -55,6 +59,7 @@ impl GroupOptions {
             store,
             topic: topic.to_owned(),
             name: name.to_owned(),
+            consumer: None,
             settings: GroupSettings::default(),
             create: true,
             create_topic: true,
@@ -86,6 +91,58 @@ impl GroupOptions {
         self
     }
 
+    /// The most messages that the group has in flight at a time: leased, waiting for a retry or
+    /// behind one with the same order key (default half of [`StoreOptions::slots`]; 1 to
+    /// [`limits::OUTSTANDING`]). At this cap it gets no new messages until some are settled; other
+    /// groups go on.
+    ///
+    /// The store has so many slots for all groups together. A quarter of them is kept for shares
+    /// that every group can count on: 16 messages each in a store of the default size.
+    ///
+    /// [`StoreOptions::slots`]: crate::StoreOptions::slots
+    pub fn max_outstanding(mut self, messages: u32) -> Self {
+        self.settings.max_outstanding = Some(messages);
+        self
+    }
+
+    /// The tags that the group wants: a message without one of them is skipped, and counts as
+    /// settled for this group (default: none, which is every message). At most [`limits::TAGS`]
+    /// tags of at most 255 bytes each; order and doubles do not matter.
+    ///
+    /// A receive with a time-out of zero that has passed over 16,384 messages or more may find
+    /// nothing although there is something behind them; the next one goes on there.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags = tags.into_iter().map(Into::into).collect();
+        self.settings.tags = Some(registry::normal(tags));
+        self
+    }
+
+    /// Whether at most one message of each order key is in flight at a time, in the order in which
+    /// they were sent (default false). The next one comes when the one before is acked, rejected or
+    /// dead-lettered; one that failed or whose lease ended is delivered again first. Messages
+    /// without an order key are not held back. It is decided when the group is made, for good.
+    ///
+    /// Messages that wait for others of their key count towards
+    /// [`max_outstanding`](Self::max_outstanding): when one key has that many, the group gets
+    /// nothing new until it goes on.
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.settings.ordered = Some(ordered);
+        self
+    }
+
+    /// Opens the group as this consumer, which gets every message for itself (RocketMQ's
+    /// broadcasting) instead of sharing them with the others.
+    ///
+    /// Such a consumer is a group of its own, named `group%consumer`, with a position, options and
+    /// dead letters of its own: it goes on where it was whenever it is opened under that name, and
+    /// what it has not settled is kept for it. Nothing connects it with the group `group` or with
+    /// other consumers of it. Consumer names are as group names; topic, group and consumer together
+    /// have at most [`limits::BROADCAST_NAME`] bytes.
+    pub fn broadcast(mut self, consumer: &str) -> Self {
+        self.consumer = Some(consumer.to_owned());
+        self
+    }
+
     /// Where a group that is new begins (default [`Start::Earliest`]).
     pub fn start(mut self, start: Start) -> Self {
         self.settings.start = start;
@@ -108,8 +165,13 @@ impl GroupOptions {
     ///
     /// # Errors
     /// `InvalidName`, `InvalidArgument` for an option out of range, `NotFound`, `ConfigMismatch`.
-    pub fn open(self) -> Result<Group> {
+    pub fn open(mut self) -> Result<Group> {
         check_user_name("group", &self.name)?;
+        if let Some(consumer) = self.consumer.take() {
+            check_user_name("consumer", &consumer)?;
+            self.name = broadcast_name(&self.topic, &self.name, &consumer)?;
+            self.settings.broadcast = true;
+        }
         check_ranges(&self.settings, &self.name)?;
         let create = self.create && !self.store.inner().options.read_only;
         let topic = if create && self.create_topic {
@@ -141,6 +203,24 @@ impl GroupOptions {
             }),
         })
     }
+}
+
+/// The name of the group that stands for one consumer.
+fn broadcast_name(topic: &str, group: &str, consumer: &str) -> Result<String> {
+    let (len, most) = (
+        topic.len() + group.len() + consumer.len(),
+        limits::BROADCAST_NAME,
+    );
+    if len > most {
+        return Err(Error::new(
+            Code::InvalidName,
+            format!(
+                "the names of topic, group and consumer have {len} bytes together; the limit is \
+                 {most}"
+            ),
+        ));
+    }
+    Ok(crate::format::name::broadcast_name(group, consumer))
 }
 
 /// Checks a name that a user chose.
@@ -189,6 +269,9 @@ struct Reading {
     asked_from: u64,
     ahead: ReadAhead,
     claims: Vec<Claim>,
+    /// What the group does with the candidates, if it is choosy, and what was read to know it.
+    labels: Labels,
+    peeked: ReadAhead,
     /// Damage found while other messages were handed out; raised by the next receive.
     failure: Option<Error>,
 }
@@ -264,19 +347,28 @@ impl Group {
         let inner = &self.shared.inner;
         let interrupts = inner.interrupts();
         let mut deadline = None;
+        let mut passes = 0;
         loop {
             let got = {
                 let _call = inner.enter()?;
                 inner.check_writable()?;
                 Keeper::start(inner);
                 let got = self.shared.claim(max, lease)?;
-                if !got.is_empty() {
+                if got.as_ref().is_some_and(|got| !got.is_empty()) {
                     self.shared.pass_on();
                 }
                 got
             };
+            let passed = got.is_none();
+            let got = got.unwrap_or_default();
             if !got.is_empty() {
                 return Ok(got);
+            }
+            if passed {
+                passes += 1;
+            }
+            if passed && timeout.is_zero() && passes < PASSES {
+                continue;
             }
             self.shared.found_nothing();
             if timeout.is_zero() {
@@ -294,7 +386,9 @@ impl Group {
                     "the wait for a message was interrupted",
                 ));
             }
-            self.shared.wait(Duration::from_millis(left), interrupts);
+            if !passed {
+                self.shared.wait(Duration::from_millis(left), interrupts);
+            }
         }
     }
 
@@ -329,15 +423,17 @@ enum Lease {
 }
 
 impl Shared {
-    /// Claims what is there, without waiting, and reads it.
-    fn claim(self: &Arc<Self>, max: usize, lease: Lease) -> Result<Vec<Delivery>> {
+    /// Claims what is there, without waiting, and reads it. `None`: messages were passed over, and
+    /// there may be more behind them.
+    fn claim(self: &Arc<Self>, max: usize, lease: Lease) -> Result<Option<Vec<Delivery>>> {
         let log = &self.inner.log;
+        let choosy = pick::is_choosy(&log.ctl, self.id);
         let mut reading = self.reading.lock();
         if let Some(failure) = reading.failure.take() {
             return Err(failure);
         }
         loop {
-            self.look_up(&mut reading, max)?;
+            self.look_up(&mut reading, max, choosy)?;
             let wanted = Wanted {
                 group: self.id,
                 max,
@@ -346,7 +442,9 @@ impl Shared {
             let mut claims = std::mem::take(&mut reading.claims);
             claims.clear();
             let from = reading.asked_from;
-            let claimed = claim::claim(log, wanted, &reading.candidates, from, &mut claims)?;
+            let labels = choosy.then_some(&reading.labels);
+            let found = &reading.candidates;
+            let claimed = claim::claim(log, wanted, found, from, labels, &mut claims)?;
             match claimed {
                 Claimed::Exhausted(slot) => {
                     reading.claims = claims;
@@ -358,26 +456,46 @@ impl Shared {
                 Claimed::Messages(_) => {
                     let got = self.read_claims(&mut reading, &claims, lease);
                     reading.claims = claims;
-                    return got;
+                    return got.map(Some);
+                }
+                Claimed::Passed => {
+                    reading.claims = claims;
+                    return Ok(None);
+                }
+                Claimed::NoRoom => {
+                    reading.claims = claims;
+                    let deadline = self.inner.deadline(Some(self.inner.options.send_timeout));
+                    pick::await_room(log, deadline)?;
                 }
             }
         }
     }
 
     /// Looks up the messages from the cursor on, if those known are used up.
-    fn look_up(&self, reading: &mut Reading, max: usize) -> Result<()> {
-        let ctl = &self.inner.log.ctl;
+    fn look_up(&self, reading: &mut Reading, max: usize, choosy: bool) -> Result<()> {
+        let log = &self.inner.log;
+        let ctl = &log.ctl;
+        if choosy && reading.labels.renew(log, self.id)? {
+            reading.candidates.clear();
+        }
         let cursor = ctl.load(ctl.layout.group(self.id, P_CURSOR));
         let known = reading.candidates.last().map_or(0, |(seq, _)| seq + 1);
         let enough = known > cursor && reading.asked_from <= cursor;
         if enough || cursor >= ctl.load(ctl.layout.topic(self.topic_id, T_NEXT)) {
             return Ok(());
         }
-        reading.candidates = self
-            .inner
-            .log
-            .candidates(self.topic_id, cursor, LOOK_UP.max(max))?;
+        let most = if choosy { pick::LOOK_UP } else { LOOK_UP };
+        reading.candidates = log.candidates(self.topic_id, cursor, most.max(max))?;
         reading.asked_from = cursor;
+        if choosy {
+            let Reading {
+                candidates,
+                labels,
+                peeked,
+                ..
+            } = reading;
+            labels.label_all(log, self.topic_id, candidates, peeked)?;
+        }
         Ok(())
     }
 
@@ -472,6 +590,7 @@ pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
         ready: word(P_READY) + lag,
         in_flight: word(P_LEASED),
         delayed: word(P_WAITING),
+        parked: word(P_PARKED),
         lag,
         dead: word(P_DEAD),
         cursor: word(P_CURSOR),

@@ -81,6 +81,12 @@ impl Delivery {
         self.message.tag.as_deref()
     }
 
+    /// Its order key.
+    #[must_use]
+    pub fn order_key(&self) -> Option<&str> {
+        self.message.order_key.as_deref()
+    }
+
     /// Its headers, in the order they were given.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.message

@@ -19,6 +19,9 @@ pub mod limits {
     pub const NAME: usize = 120;
     /// Longest key, order key, tag or deduplication id, bytes of UTF-8.
     pub const KEY: usize = 255;
+    /// Topic, group and consumer name of a broadcast consumer together, bytes: they are the name of
+    /// its streams.
+    pub const BROADCAST_NAME: usize = 246;
     /// All header names and values of one message together, bytes.
     pub const HEADERS: usize = 48 << 10;
     /// Most headers on one message.
@@ -29,6 +32,10 @@ pub mod limits {
     pub const REASON: usize = 1024;
     /// Longest lease, back-off or extension: 30 days.
     pub const LEASE: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+    /// Most tags of a group's filter.
+    pub const TAGS: usize = 16;
+    /// Most messages that a group can be set to have in flight.
+    pub const OUTSTANDING: u32 = 1 << 20;
     /// Most processes (and library copies) that have one store open at a time.
     pub const MEMBERS: usize = 1024;
 }
@@ -338,7 +345,7 @@ impl Default for Backoff {
 }
 
 /// The options of a group, as they are stored. From [`Group::config`](crate::Group::config).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GroupConfig {
     /// How long a received message stays leased.
@@ -349,6 +356,12 @@ pub struct GroupConfig {
     pub backoff: Backoff,
     /// Whether acks are on disk when they return.
     pub ack_flush: Flush,
+    /// The most messages in flight.
+    pub max_outstanding: u32,
+    /// The tags of the messages it gets, sorted; empty = every message.
+    pub tags: Vec<String>,
+    /// Whether one message of each order key is in flight at a time.
+    pub ordered: bool,
 }
 
 /// What opening the store found and did.
@@ -427,6 +440,8 @@ pub struct GroupStats {
     pub in_flight: u64,
     /// Messages waiting for their back-off to end.
     pub delayed: u64,
+    /// Messages waiting behind another one with the same order key.
+    pub parked: u64,
     /// Sequences from the cursor to the end of the topic: at most so many were never looked at.
     pub lag: u64,
     /// Dead letters.

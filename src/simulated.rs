@@ -19,6 +19,8 @@ use crate::sim::{SimProcess, SimWorld};
 use crate::store::Store;
 use crate::sys::{Env, RuntimeDir};
 
+mod ordered;
+
 impl Store {
     /// Opens the store of a simulated machine as one of its processes.
     ///
@@ -238,6 +240,7 @@ impl Check<'_> {
             });
         }
         self.removed(top);
+        self.orders();
         let unlisted: Vec<u32> = (0..top).filter(|s| !self.listed.contains(s)).collect();
         self.expect(unlisted.is_empty(), || {
             format!("slots in no list: {unlisted:?}")

@@ -33,6 +33,9 @@ pub struct OutMessage<'a> {
     pub key: Option<&'a str>,
     /// A label consumers can tell messages apart by, at most 255 bytes.
     pub tag: Option<&'a str>,
+    /// Messages with equal order keys are delivered one after the other in groups made with
+    /// [`ordered`](crate::GroupOptions::ordered); at most 255 bytes.
+    pub order_key: Option<&'a str>,
     /// Names and values, at most 48 KiB together.
     pub headers: Vec<(&'a str, &'a [u8])>,
     /// When the send is confirmed; `None` = as the store was opened.
@@ -242,6 +245,7 @@ impl Topic {
             sent_at_ms: self.inner.log.ctl.host.realtime_ms(),
             key: message.key,
             tag: message.tag,
+            order_key: message.order_key,
             headers: message.headers.clone(),
             producer: numbered.stamp(),
             chunks,
@@ -463,6 +467,13 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Messages with equal order keys are delivered one after the other, in the order in which they
+    /// were sent, in groups made with [`ordered`](crate::GroupOptions::ordered); at most 255 bytes.
+    pub fn order_key(mut self, key: &'a str) -> Self {
+        self.out.order_key = Some(key);
+        self
+    }
+
     /// Adds a header. All together may have 48 KiB.
     pub fn header(mut self, name: &'a str, value: &'a [u8]) -> Self {
         self.out.headers.push((name, value));
@@ -501,7 +512,12 @@ fn check_limits(message: &OutMessage<'_>) -> Result<()> {
             "a body of {len} bytes; the limit is {most}"
         )));
     }
-    for (what, text) in [("key", message.key), ("tag", message.tag)] {
+    let texts = [
+        ("key", message.key),
+        ("tag", message.tag),
+        ("order key", message.order_key),
+    ];
+    for (what, text) in texts {
         let (len, most) = (text.map_or(0, str::len), limits::KEY);
         if len > most {
             return Err(over_limit(format!(
@@ -543,7 +559,7 @@ fn encode_meta(meta: &Meta<'_>, ext: &mut Vec<u8>) -> Result<()> {
     ext.clear();
     meta.encode_into(ext).map_err(|bad| {
         over_limit(format!(
-            "key, tag and headers do not fit a record: {bad}; send less"
+            "keys, tag and headers do not fit a record: {bad}; send less"
         ))
     })
 }

@@ -36,6 +36,7 @@ impl Open {
         assert!(got.body() == message.body);
         assert_eq!(got.key(), message.key);
         assert_eq!(got.tag(), message.tag);
+        assert_eq!(got.order_key(), message.order_key);
         assert_eq!(got.headers().collect::<Vec<_>>(), message.headers);
         got.ack().unwrap();
     }
@@ -111,6 +112,13 @@ fn keys_and_tags_up_to_their_limit_pass_and_longer_ones_are_refused() {
     open.passes(&message(Some(""), Some("")));
     open.refuses(&message(Some(&text), None), &[256, limits::KEY]);
     open.refuses(&message(None, Some(&text)), &[256, limits::KEY]);
+    let order_key = |key| OutMessage {
+        order_key: Some(key),
+        ..OutMessage::default()
+    };
+    open.passes(&order_key(at));
+    open.passes(&order_key(""));
+    open.refuses(&order_key(&text), &[256, limits::KEY]);
 }
 
 #[test]

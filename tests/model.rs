@@ -9,13 +9,61 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use keepq::sim::{SimOptions, SimWorld};
-use keepq::{Backoff, Code, Delivery, Store};
-use members::{Member, assert_whole, id_of, open};
+use keepq::{Backoff, Code, Delivery, OutMessage, Store};
+use members::{Member, assert_whole, body, id_of, open};
 use proptest::prelude::*;
 
 const TOPICS: [&str; 2] = ["one", "two"];
-/// Topic and name of each group.
-const GROUPS: [(usize, &str); 3] = [(0, "a"), (0, "b"), (1, "c")];
+/// Topic and name of each group, and what it is like.
+const GROUPS: [(usize, &str, Like); 6] = [
+    (0, "a", Like::Plain),
+    (0, "b", Like::Plain),
+    (1, "c", Like::Plain),
+    (0, "keys", Like::Ordered),
+    (1, "tags", Like::Filtered),
+    (0, "both", Like::Both),
+];
+
+/// Whether a group keeps the order of keys, and whether it wants only messages with some tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Like {
+    Plain,
+    Ordered,
+    Filtered,
+    Both,
+}
+
+impl Like {
+    fn wants(self, id: u64) -> bool {
+        let choosy = matches!(self, Self::Filtered | Self::Both);
+        !choosy || tag(id).is_some_and(|tag| WANTED.contains(&tag))
+    }
+
+    /// What two messages have in common that must not overtake each other.
+    fn lane(self, id: u64) -> Option<&'static str> {
+        order_key(id).filter(|_| matches!(self, Self::Ordered | Self::Both))
+    }
+}
+
+const WANTED: [&str; 2] = ["new", "old"];
+
+fn tag(id: u64) -> Option<&'static str> {
+    match id % 5 {
+        0 | 4 => Some("new"),
+        1 => None,
+        2 => Some("old"),
+        _ => Some("other"),
+    }
+}
+
+fn order_key(id: u64) -> Option<&'static str> {
+    match id % 4 {
+        0 | 3 => Some("x"),
+        1 => Some("y"),
+        _ => None,
+    }
+}
+
 const LEASE_MS: u64 = 20_000;
 const BACKOFF_MS: u64 = 2_000;
 
@@ -37,7 +85,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..2usize, 0..3000usize).prop_map(|(t, len)| Step::Send(t, len)),
-        6 => (0..3usize, 1..5usize).prop_map(|(g, n)| Step::Receive(g, n)),
+        8 => (0..GROUPS.len(), 1..5usize).prop_map(|(g, n)| Step::Receive(g, n)),
         5 => (0..64usize).prop_map(Step::Ack),
         3 => (0..64usize, prop_oneof![Just(None), Just(Some(0)), Just(Some(5_000))])
             .prop_map(|(i, delay)| Step::Nack(i, delay)),
@@ -93,7 +141,7 @@ impl Machine {
     }
 
     fn group(&mut self, which: usize) -> keepq::Group {
-        let (topic, name) = GROUPS[which];
+        let (topic, name, like) = GROUPS[which];
         let backoff = Backoff {
             first: Duration::from_millis(BACKOFF_MS),
             factor: 1.0,
@@ -104,7 +152,14 @@ impl Machine {
         let options = options
             .lease(Duration::from_millis(LEASE_MS))
             .max_attempts(1000);
-        options.backoff(backoff).open().unwrap()
+        let mut options = options.backoff(backoff);
+        if matches!(like, Like::Ordered | Like::Both) {
+            options = options.ordered(true);
+        }
+        if matches!(like, Like::Filtered | Like::Both) {
+            options = options.tags(WANTED);
+        }
+        options.open().unwrap()
     }
 
     fn now(&self) -> u64 {
@@ -133,14 +188,19 @@ impl Machine {
     fn send(&mut self, topic: usize, len: usize) {
         let id = self.next;
         self.next += 1;
-        self.member.as_ref().unwrap().send(TOPICS[topic], id, len);
-        for (group, _) in self
-            .groups
-            .iter_mut()
-            .zip(GROUPS)
-            .filter(|(_, g)| g.0 == topic)
-        {
-            group.new.push_back(id);
+        let bytes = body(id, len);
+        let message = OutMessage {
+            body: &bytes,
+            tag: tag(id),
+            order_key: order_key(id),
+            ..OutMessage::default()
+        };
+        let to = self.store().topic(TOPICS[topic]).unwrap();
+        to.send_message(&message).unwrap();
+        for (group, like) in self.groups.iter_mut().zip(GROUPS) {
+            if like.0 == topic && like.2.wants(id) {
+                group.new.push_back(id);
+            }
         }
     }
 
@@ -149,6 +209,10 @@ impl Machine {
         let until = self.now() + LEASE_MS;
         for delivery in group.receive_batch(max, Duration::ZERO).unwrap() {
             let id = id_of(delivery.body());
+            assert_eq!(
+                (delivery.tag(), delivery.order_key()),
+                (tag(id), order_key(id))
+            );
             self.expect(which, id, delivery.attempt());
             self.held.push((which, id, delivery, until));
         }
@@ -165,14 +229,29 @@ impl Machine {
             !lasting,
             "{id} is delivered to group {which} while it is leased"
         );
+        let like = GROUPS[which].2;
+        assert!(like.wants(id), "{id} was to be skipped by group {which}");
         let group = &mut self.groups[which];
+        if let Some(lane) = like.lane(id) {
+            let before = group
+                .open
+                .keys()
+                .find(|&&i| i < id && like.lane(i) == Some(lane));
+            assert_eq!(
+                before, None,
+                "{id} overtakes one of its key in group {which}"
+            );
+        }
         if let Some((not_before, attempts)) = group.open.get_mut(&id) {
             assert!(now >= *not_before, "{id} comes before its time");
             assert_eq!(attempt, *attempts + 1, "the attempt of {id}");
             (*not_before, *attempts) = (0, attempt);
             return;
         }
-        let first = group.new.pop_front();
+        // Those that wait behind others of their key let the rest pass.
+        let alike = |i: &u64| like.lane(*i) == like.lane(id);
+        let first = group.new.iter().position(alike);
+        let first = first.and_then(|at| group.new.remove(at));
         assert_eq!(first, Some(id), "group {which}: new messages come in order");
         assert_eq!(attempt, 1, "{id} is new");
         group.open.insert(id, (0, 1));
@@ -260,9 +339,10 @@ impl Machine {
     fn check(&mut self) {
         assert_whole(self.store(), "after a step");
         let stats = self.store().stats().unwrap();
-        for (group, (_, name)) in self.groups.iter().zip(GROUPS) {
+        for (group, (_, name, _)) in self.groups.iter().zip(GROUPS) {
             let found = stats.groups.iter().find(|g| g.name == name).unwrap();
-            let outstanding = found.ready - found.lag + found.in_flight + found.delayed;
+            let outstanding =
+                found.ready - found.lag + found.in_flight + found.delayed + found.parked;
             // A cold open may count new ones as looked at, and gaps as lag.
             let known = group.open.len() as u64;
             assert!(outstanding >= known, "{found:?}: {group:?}");

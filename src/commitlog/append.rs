@@ -20,8 +20,8 @@ use crate::format::segment::SegmentHeader;
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_EPOCH, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT,
     G_NEXT_SIZE, G_OLDEST, G_SNAP, G_TAIL, P_NEXT, R_BASE, R_END, R_FILE, R_LIMIT, R_NUMBER,
-    R_SALT, REGIONS, T_FLAGS, T_GROUP, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_LINKS, X_MIN_REF,
-    X_NUMBER,
+    R_SALT, REGIONS, T_FLAGS, T_GROUP, TAG_BLOCK, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_LINKS,
+    X_MIN_REF, X_NUMBER,
 };
 use crate::shm::{Ctl, Tx, wake};
 
@@ -238,7 +238,8 @@ impl Log {
         let g = self.ctl.layout.geometry;
         let snap = u64::from(g.slots) * 48
             + u64::from(g.topics) * 320
-            + u64::from(g.groups) * 256
+            + u64::from(g.groups) * (256 + 224)
+            + u64::from(g.tag_blocks()) * TAG_BLOCK as u64
             + u64::from(g.producers) * 1200;
         (2 * snap + (64 << 10)).next_multiple_of(HEADER_SPAN)
     }

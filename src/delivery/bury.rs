@@ -2,8 +2,8 @@
 //! dead-letter stream, without being copied, in one BATCH with its ACK.
 
 use super::claim::topic_of;
-use super::registry;
 use super::slot::{self, Head};
+use super::{order, registry, settle};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -105,10 +105,11 @@ impl Burial<'_> {
             log.note_link(tx, lsn, origin);
             tx.set(next_at, seq + 1);
             slot::add(tx, log.ctl.layout.group(self.group, P_DEAD), 1);
-            slot::free(tx, slot, head);
+            order::settled(tx, slot, head)?;
             Ok(lsn + draft.bytes.len() as u64)
         })?;
         crate::commitlog::append::wake_topic(log, self.stream);
+        settle::made_way(log, self.group, 1);
         Ok(end)
     }
 

@@ -3,15 +3,16 @@
 //! Invariant 10: every sequence below the cursor is settled or has exactly one slot; none at or
 //! above it has one. So claiming a new message is: take a slot, move the cursor past it.
 
+use super::pick::{Labels, Passed, Picking};
 use super::slot::{self, Head, Owner, State};
-use super::{bury, gone, places, putback, registry, settle};
+use super::{bury, gone, pick, places, putback, registry, settle};
 use crate::commitlog::Log;
 use crate::commitlog::index::Candidates;
 use crate::error::{Code, Error, Result};
 use crate::shm::control::{
     G_LEASES, G_OUTSTANDING, P_CURSOR, P_LEASE_MS, P_LEASED, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
-    P_MAX_OUTSTANDING, P_PURGED, P_READY, P_STATE, P_TOPIC, P_WAITING, S_KEY, S_LSN, S_OWNER,
-    S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
+    P_MAX_OUTSTANDING, P_PARKED, P_PURGED, P_READY, P_STATE, P_TAGS, P_TOPIC, P_WAITING, S_KEY,
+    S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
 };
 use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx, member};
@@ -36,6 +37,10 @@ pub(crate) enum Claimed {
     Exhausted(u32),
     /// What was purged stood before what there is: try again.
     Swept,
+    /// Messages were passed over, and none handed out: look further.
+    Passed,
+    /// A message is to be skipped, but there is no room in the log to say so.
+    NoRoom,
 }
 
 /// What to claim.
@@ -47,11 +52,8 @@ pub(crate) struct Wanted {
     pub(crate) detached: bool,
 }
 
-/// Most messages of one transaction: each changes up to 18 words.
-const MOST: usize = 192;
-/// Slots that every group can use whatever the others hold.
-const GUARANTEED: u64 = 16;
-
+/// Most messages of one transaction: each changes up to 22 words.
+pub(super) const MOST: usize = 192;
 /// Whether a claim could find something now, as read without the lock: a hint.
 pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
     let ctl = &log.ctl;
@@ -64,7 +66,7 @@ pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
         return true;
     }
     let cursor = group_word(P_CURSOR);
-    if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) {
+    if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) || !may_take_slot(ctl, group) {
         return false;
     }
     let sync = ctl.load(ctl.layout.topic(topic, T_FLAGS)) & TOPIC_SYNC != 0;
@@ -77,12 +79,14 @@ pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
 }
 
 /// Claims up to `wanted.max` messages. `candidates` are those from the cursor on as looked up
-/// without the lock: complete from their first sequence asked for to their last.
+/// without the lock: complete from their first sequence asked for to their last. `labels` belong to
+/// them, in a group that is choosy.
 pub(crate) fn claim(
     log: &Log,
     wanted: Wanted,
     candidates: &Candidates,
     asked_from: u64,
+    labels: Option<&Labels>,
     out: &mut Vec<Claim>,
 ) -> Result<Claimed> {
     let ctl = &log.ctl;
@@ -109,9 +113,11 @@ pub(crate) fn claim(
         let head = slot::head(&tx, slot)?;
         if slot::message(&tx, slot).0 < tx.get(ctl.layout.group(wanted.group, P_PURGED)) {
             // Purged by somebody who has not got round to freeing it.
+            if out.len() == before {
+                gone::free_ready(&mut tx, wanted.group)?;
+            }
             let handed_out = out.len() - before;
             tx.commit();
-            gone::finish(log)?;
             return Ok(match handed_out {
                 0 => Claimed::Swept,
                 n => Claimed::Messages(n),
@@ -127,17 +133,29 @@ pub(crate) fn claim(
         slot::ready_pop(&mut tx, wanted.group)?;
         out.push(lease(&mut tx, wanted, slot, head, now)?);
     }
-    claim_new(
-        log,
-        &mut tx,
-        wanted,
-        (candidates, asked_from),
-        (max - (out.len() - before), now),
-        out,
-    )?;
+    let room = max - (out.len() - before);
+    let mut passed = Passed::None;
+    if asked_from > tx.get(ctl.layout.group(wanted.group, P_CURSOR)) {
+        // The cursor was set back meanwhile: these candidates would skip messages.
+    } else if let Some(labels) = labels {
+        let picking = Picking {
+            wanted,
+            candidates,
+            labels,
+            room,
+            now,
+        };
+        passed = pick::claim_chosen(log, &mut tx, &picking, out)?;
+    } else {
+        claim_new(&mut tx, wanted, candidates, (room, now), out)?;
+    }
     let handed_out = out.len() - before;
     tx.commit();
-    Ok(Claimed::Messages(handed_out))
+    Ok(match passed {
+        Passed::Some if handed_out == 0 => Claimed::Passed,
+        Passed::NoRoom if handed_out == 0 => Claimed::NoRoom,
+        _ => Claimed::Messages(handed_out),
+    })
 }
 
 /// Whether this delivery would be one too many.
@@ -147,19 +165,17 @@ fn exhausted(tx: &Tx<'_>, group: u32, head: Head) -> bool {
 }
 
 fn claim_new(
-    log: &Log,
     tx: &mut Tx<'_>,
     wanted: Wanted,
-    (candidates, asked_from): (&Candidates, u64),
+    candidates: &Candidates,
     (mut room, now): (usize, u64),
     out: &mut Vec<Claim>,
 ) -> Result<()> {
-    let ctl = &log.ctl;
-    let layout = ctl.layout;
+    let layout = tx.ctl.layout;
     let cursor_at = layout.group(wanted.group, P_CURSOR);
     let mut cursor = tx.get(cursor_at);
-    if asked_from > cursor {
-        // The cursor was set back meanwhile: these candidates would skip messages.
+    if tx.get(layout.group(wanted.group, P_TAGS)) != 0 {
+        // It got a filter meanwhile, and these candidates have no labels.
         return Ok(());
     }
     let topic = topic_of(tx, wanted.group)?;
@@ -167,7 +183,7 @@ fn claim_new(
     // They ascend: of a long list that is used up one by one, most lie behind the cursor.
     let behind = candidates.partition_point(|(seq, _)| *seq < cursor);
     for &(seq, lsn) in &candidates[behind..] {
-        if room == 0 || lsn >= visible || !may_take_slot(tx, wanted.group) {
+        if room == 0 || lsn >= visible || !may_take_slot(tx.ctl, wanted.group) {
             break;
         }
         let Some(slot) = slot::allocate(tx)? else {
@@ -220,17 +236,55 @@ pub(crate) fn topic_of_group(ctl: &Ctl, group: u32) -> Result<u32> {
         .ok_or_else(|| ctl.damaged("a group belongs to no topic"))
 }
 
-/// Backpressure: a group at its cap, or above its guaranteed share with the table nearly full.
-fn may_take_slot(tx: &Tx<'_>, group: u32) -> bool {
-    let layout = &tx.ctl.layout;
-    let word = |w| tx.get(layout.group(group, w));
-    let held = word(P_READY) + word(P_LEASED) + word(P_WAITING);
-    let free = u64::from(layout.geometry.slots).saturating_sub(tx.global(G_OUTSTANDING));
-    let kept_back = GUARANTEED * u64::from(registry::groups(tx.ctl));
-    held < word(P_MAX_OUTSTANDING) && (held < GUARANTEED || free > kept_back)
+/// Messages that the group has in flight: leased, waiting, ready again and parked.
+fn held(ctl: &Ctl, group: u32) -> u64 {
+    let word = |w| ctl.load(ctl.layout.group(group, w));
+    word(P_LEASED) + word(P_READY) + word(P_WAITING) + word(P_PARKED)
 }
 
-fn lease(tx: &mut Tx<'_>, wanted: Wanted, slot: u32, head: Head, now: u64) -> Result<Claim> {
+/// Backpressure: a group at its cap, or above its share with only the others' shares left. Without
+/// the lock it is a hint.
+///
+/// That the shares are there: who takes a slot of his share leaves the rest of all shares; who
+/// takes another leaves at least all of them. They are of all groups that there can be, so one that
+/// is made later finds its share, too.
+pub(super) fn may_take_slot(ctl: &Ctl, group: u32) -> bool {
+    let geometry = &ctl.layout.geometry;
+    let held = held(ctl, group);
+    if held >= ctl.load(ctl.layout.group(group, P_MAX_OUTSTANDING)) {
+        return false;
+    }
+    held < u64::from(geometry.share())
+        || free_slots(ctl) > kept_for_shares(ctl)
+        || broken!(ShareNotKept)
+}
+
+/// Slots that hold nothing.
+pub(super) fn free_slots(ctl: &Ctl) -> u64 {
+    u64::from(ctl.layout.geometry.slots).saturating_sub(ctl.global(G_OUTSTANDING))
+}
+
+/// Slots that nobody takes who has used up his share.
+pub(super) fn kept_for_shares(ctl: &Ctl) -> u64 {
+    let geometry = &ctl.layout.geometry;
+    u64::from(geometry.share()) * u64::from(geometry.groups)
+}
+
+/// Whether the group had no room for new messages before `settled` of its messages left, and has
+/// some now.
+pub(super) fn left_its_cap(ctl: &Ctl, group: u32, settled: u64) -> bool {
+    let most = ctl.load(ctl.layout.group(group, P_MAX_OUTSTANDING));
+    let held = held(ctl, group);
+    held < most && held + settled >= most
+}
+
+pub(super) fn lease(
+    tx: &mut Tx<'_>,
+    wanted: Wanted,
+    slot: u32,
+    head: Head,
+    now: u64,
+) -> Result<Claim> {
     let layout = tx.ctl.layout;
     let generation = crate::shm::lock::low_half(tx.global(G_LEASES).wrapping_add(1));
     if broken!(GenerationNotBumped) {

@@ -18,6 +18,7 @@ pub(crate) struct Fetched {
     pub(crate) sent_at_ms: u64,
     pub(crate) key: Option<String>,
     pub(crate) tag: Option<String>,
+    pub(crate) order_key: Option<String>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) producer: Option<(String, u64)>,
 }
@@ -106,8 +107,48 @@ fn release_of(log: &Log, lsn: u64, part: &Part<'_>) -> Result<Release> {
     Ok(release)
 }
 
+/// What `take` makes of a message without its body. The message has this sequence of this stream,
+/// and the index places it at the LSN.
+pub(crate) fn with_meta<T>(
+    log: &Log,
+    (stream, seq, lsn): (u32, u64, u64),
+    ahead: &mut ReadAhead,
+    take: impl Fn(&Meta<'_>) -> T,
+) -> Result<T> {
+    if let Some(record) = ahead.record(lsn) {
+        let header = record.header;
+        if header.kind() == Ok(Some(Kind::Msg)) && header.stream == stream && header.seq == seq {
+            if let Ok(meta) = Meta::decode(record.ext) {
+                return Ok(take(&meta));
+            }
+        }
+    }
+    let of_part = |part: &Part<'_>| {
+        let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
+        Ok(take(&meta))
+    };
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    if part.kind != Kind::Release {
+        return of_part(&part);
+    }
+    origin(log, lsn, release_of(log, lsn, &part)?, |part, _| {
+        of_part(part)
+    })
+}
+
 /// Reads the message that the RELEASE at `lsn` gives a place.
 pub(crate) fn released(log: &Log, lsn: u64, release: Release) -> Result<Fetched> {
+    origin(log, lsn, release, |part, ahead| message(log, part, ahead))
+}
+
+/// What `take` makes of the message that the RELEASE at `lsn` gives a place.
+fn origin<T>(
+    log: &Log,
+    lsn: u64,
+    release: Release,
+    take: impl Fn(&Part<'_>, &mut ReadAhead) -> Result<T>,
+) -> Result<T> {
     // The origin may itself be a release (a dead letter that was released again): bounded steps.
     let mut next = release;
     for _ in 0..16 {
@@ -117,7 +158,7 @@ pub(crate) fn released(log: &Log, lsn: u64, release: Release) -> Result<Fetched>
         let part = find_part(&stored, next.source_stream, next.source_seq)
             .map_err(|bad| wrong(log, at, bad))?;
         if part.kind != Kind::Release {
-            return message(log, &part, &mut elsewhere);
+            return take(&part, &mut elsewhere);
         }
         next = Release::decode(part.body).map_err(|bad| wrong(log, at, bad))?;
         if next.origin_lsn >= at {
@@ -197,6 +238,7 @@ fn fetched(id: u64, body: Vec<u8>, meta: &Meta<'_>) -> Fetched {
         sent_at_ms: meta.sent_at_ms,
         key: meta.key.map(str::to_owned),
         tag: meta.tag.map(str::to_owned),
+        order_key: meta.order_key.map(str::to_owned),
         headers: meta.headers.iter().map(header).collect(),
         producer: meta.producer.map(|(name, seq)| (name.to_owned(), seq)),
     }

@@ -10,8 +10,8 @@
 use std::collections::BTreeSet;
 
 use super::places::{check_group, group_at, live_groups, live_topics, topic_deleted};
-use super::registry;
 use super::slot::{self, Head, Owner, State};
+use super::{order, registry, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -19,15 +19,21 @@ use crate::format::name;
 use crate::format::payload::{BatchBuilder, Config};
 use crate::format::record::{Draft, HEADER, Kind, padded};
 use crate::shm::control::{
-    G_GONE, G_SLOT_TOP, G_SWEPT, G_TAIL, P_CURSOR, P_DEAD_TOPIC, P_LEASED, P_NEXT, P_PURGED,
-    P_READY, P_REMOVED, P_STATE, P_TOPIC, P_WAITING, S_HEAD, S_OWNER, S_SEQ, T_FIRST, T_GROUP,
-    T_NEXT, T_STATE, W_ROLLBACKS,
+    G_GONE, G_SLOT_TOP, G_SWEPT, G_TAIL, P_CURSOR, P_DEAD_TOPIC, P_LEASED, P_NEXT, P_PARKED,
+    P_PURGED, P_READY, P_REMOVED, P_STATE, P_TOPIC, P_WAITING, S_CHAIN, S_HEAD, S_OWNER, S_SEQ,
+    T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
 };
 use crate::shm::id::{Life, is_dying, is_live, place_of, state_word};
 use crate::shm::{Ctl, Tx, wake};
 
 /// Most slots that are freed in one transaction.
 const STEP: usize = 64;
+/// Most messages that are freed behind others in one transaction.
+const PARKED: usize = 256;
+/// Most places of groups that are freed in one transaction: each may give back 73 blocks of tags.
+const PLACES: usize = 16;
+/// How often all slots are looked through before it is left to the next one who does it.
+const ROUNDS: u32 = 256;
 /// Places looked up at a time.
 const LOOK_UP: usize = 4096;
 
@@ -52,11 +58,16 @@ fn void_in(ctl: &Ctl, slot: u32) -> Option<(State, u32)> {
     void.then_some((state, group))
 }
 
-/// Frees a slot that is in no list.
+/// Frees a slot that is in no list. What was parked behind it takes its place, void or not.
 pub(super) fn free(tx: &mut Tx<'_>, slot: u32) -> Result<()> {
     let head = slot::head(tx, slot)?;
-    slot::free(tx, slot, head);
-    Ok(())
+    order::settled(tx, slot, head)
+}
+
+/// Frees void messages parked behind this one, until `most` is used up. Whether none is left.
+fn free_parked(tx: &mut Tx<'_>, slot: u32, group: u32, most: &mut usize) -> Result<bool> {
+    let ctl = tx.ctl;
+    order::drop_parked(tx, slot, most, |seq| is_void(ctl, group, seq))
 }
 
 /// How many messages of a topic some group is still to get or to settle, or are kept because it has
@@ -299,17 +310,17 @@ pub(crate) fn finish(log: &Log) -> Result<()> {
     if !unfinished(ctl) || ctl.is_frozen() {
         return Ok(());
     }
-    loop {
+    for _ in 0..ROUNDS {
         let (gone, rollbacks) = (ctl.global(G_GONE), ctl.load(W_ROLLBACKS));
         sweep_ready(log)?;
-        sweep_others(log)?;
+        let swept = sweep_others(log)?;
         let mut tx = ctl.begin(ctl.patience())?;
         // What was read was half a change that was rolled back: then something may be left.
         if ctl.load(W_ROLLBACKS) != rollbacks || rollbacks % 2 != 0 {
             continue;
         }
-        free_places(&mut tx);
-        let done = tx.global(G_GONE) == gone;
+        let freed = free_places(&mut tx)?;
+        let done = tx.global(G_GONE) == gone && swept && freed;
         if done {
             tx.set_global(G_SWEPT, gone);
         }
@@ -318,6 +329,8 @@ pub(crate) fn finish(log: &Log) -> Result<()> {
             return Ok(());
         }
     }
+    // Others undo it as fast, or shared memory makes no sense: the keeper tries again.
+    Ok(())
 }
 
 /// Frees the void messages at the heads of the READY queues: what came later is behind them.
@@ -337,10 +350,14 @@ fn sweep_ready(log: &Log) -> Result<()> {
 }
 
 /// Frees void messages at the head of a group's READY queue, a bounded number.
-fn free_ready(tx: &mut Tx<'_>, group: u32) -> Result<usize> {
+pub(super) fn free_ready(tx: &mut Tx<'_>, group: u32) -> Result<usize> {
+    let mut parked = PARKED;
     for freed in 0..STEP {
         match slot::ready_first(tx, group)? {
             Some(slot) if is_void(tx.ctl, group, slot::message(tx, slot).0) => {
+                if !free_parked(tx, slot, group, &mut parked)? {
+                    return Ok(STEP);
+                }
                 slot::ready_pop(tx, group)?;
                 free(tx, slot)?;
             }
@@ -350,11 +367,12 @@ fn free_ready(tx: &mut Tx<'_>, group: u32) -> Result<usize> {
     Ok(STEP)
 }
 
-/// Frees void slots that are leased or wait. Found without the lock, checked under it.
-fn sweep_others(log: &Log) -> Result<()> {
+/// Frees void slots that are leased or wait, and what is parked behind them. Found without the
+/// lock, checked under it. Whether none was left behind.
+fn sweep_others(log: &Log) -> Result<bool> {
     let ctl = &log.ctl;
     let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
-    let mut slot = 0;
+    let (mut slot, mut all) = (0, true);
     while slot < top {
         let mut some = Vec::new();
         while slot < top && some.len() < STEP {
@@ -363,43 +381,74 @@ fn sweep_others(log: &Log) -> Result<()> {
             }
             slot += 1;
         }
-        if some.is_empty() {
-            continue;
+        for &slot in &some {
+            sweep_behind(log, slot)?;
         }
-        let mut tx = ctl.begin(ctl.patience())?;
-        for slot in some {
-            match void_in(ctl, slot) {
-                Some((state @ (State::Leased | State::Waiting), group)) => {
-                    slot::wheel_remove(&mut tx, slot)?;
-                    slot::uncount(&mut tx, group, state);
-                    free(&mut tx, slot)?;
-                }
-                Some((State::Removed, group)) => {
-                    slot::sub(&mut tx, ctl.layout.group(group, P_REMOVED), 1);
-                    free(&mut tx, slot)?;
-                }
-                _ => {}
+        if !some.is_empty() {
+            let mut tx = ctl.begin(ctl.patience())?;
+            for slot in some {
+                all &= free_other(&mut tx, slot)?;
             }
+            tx.commit();
         }
+    }
+    Ok(all)
+}
+
+/// Frees what is void and parked behind a void message that is leased or waits.
+fn sweep_behind(log: &Log, slot: u32) -> Result<()> {
+    let ctl = &log.ctl;
+    while ctl.load(ctl.layout.slot(slot, S_CHAIN)) != 0 {
+        let mut tx = ctl.begin(ctl.patience())?;
+        let Some((State::Leased | State::Waiting, group)) = void_in(ctl, slot) else {
+            return Ok(());
+        };
+        let none_left = free_parked(&mut tx, slot, group, &mut { PARKED })?;
         tx.commit();
+        if none_left {
+            return Ok(());
+        }
     }
     Ok(())
 }
 
-/// Makes the places of deleted groups free that have no slot any more.
-fn free_places(tx: &mut Tx<'_>) {
+/// Frees a slot if it is void, leased or waiting, and nothing void is parked behind it: else false.
+fn free_other(tx: &mut Tx<'_>, slot: u32) -> Result<bool> {
+    match void_in(tx.ctl, slot) {
+        Some((state @ (State::Leased | State::Waiting), group)) => {
+            if !free_parked(tx, slot, group, &mut 0)? {
+                return Ok(false);
+            }
+            slot::wheel_remove(tx, slot)?;
+            slot::uncount(tx, group, state);
+            free(tx, slot)?;
+        }
+        Some((State::Removed, group)) => {
+            slot::sub(tx, tx.ctl.layout.group(group, P_REMOVED), 1);
+            let head = slot::head(tx, slot)?;
+            slot::free(tx, slot, head);
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// Makes the places of deleted groups free that have no slot any more, a bounded number. Whether
+/// there are no others.
+fn free_places(tx: &mut Tx<'_>) -> Result<bool> {
     let ctl = tx.ctl;
-    let dying: BTreeSet<u32> = (0..registry::groups(ctl))
+    let dying: Vec<u32> = (0..registry::groups(ctl))
         .filter(|&place| is_dying(ctl.load(ctl.layout.group(place, P_STATE))))
         .collect();
-    for place in dying {
+    for &place in dying.iter().take(PLACES) {
         let word = |w| ctl.load(ctl.layout.group(place, w));
-        if [P_READY, P_LEASED, P_WAITING, P_REMOVED]
-            .iter()
-            .all(|&w| word(w) == 0)
-        {
-            let id = group_at(ctl, place);
-            tx.set(ctl.layout.group(place, P_STATE), state_word(id, Life::Free));
+        let counts = [P_READY, P_LEASED, P_WAITING, P_PARKED, P_REMOVED];
+        if counts.iter().any(|&w| word(w) != 0) {
+            return Ok(false);
         }
+        tags::forget(tx, place)?;
+        let id = group_at(ctl, place);
+        tx.set(ctl.layout.group(place, P_STATE), state_word(id, Life::Free));
     }
+    Ok(dying.len() <= PLACES)
 }

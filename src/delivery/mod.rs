@@ -8,6 +8,7 @@
 //!   deleted.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
+//! - [`pick`] claims for groups that filter by [`tags`] or keep messages of one key in [`order`].
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
@@ -19,6 +20,8 @@ pub(crate) mod claim;
 pub(crate) mod fetch;
 pub(crate) mod gone;
 pub(crate) mod live;
+pub(crate) mod order;
+pub(crate) mod pick;
 pub(crate) mod places;
 pub(crate) mod producers;
 pub(crate) mod progress;
@@ -29,4 +32,5 @@ pub(crate) mod replay;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
+pub(crate) mod tags;
 pub(crate) mod tidy;

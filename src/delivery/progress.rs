@@ -1,6 +1,6 @@
 //! How far a group has come in the log: its cursor, and what below it is not settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::payload::{GroupConfig, Retry};
 
@@ -25,6 +25,9 @@ pub(crate) struct Group {
     pub(crate) unsettled: BTreeMap<u64, u64>,
     pub(crate) tries: BTreeMap<u64, Tries>,
     pub(crate) lost: Option<(u64, u64)>,
+    /// The tags it wants, and their version.
+    pub(crate) tags: BTreeSet<String>,
+    pub(crate) tags_version: u32,
 }
 
 impl Group {
@@ -46,7 +49,21 @@ impl Group {
             unsettled: BTreeMap::new(),
             tries: BTreeMap::new(),
             lost: None,
+            tags: BTreeSet::new(),
+            tags_version: 0,
         }
+    }
+
+    /// Tags of this version: all of them, or some that join those of the same version.
+    pub(crate) fn add_tags(&mut self, version: u32, tags: impl IntoIterator<Item = String>) {
+        if version < self.tags_version {
+            return;
+        }
+        if version > self.tags_version {
+            self.tags.clear();
+            self.tags_version = version;
+        }
+        self.tags.extend(tags);
     }
 
     /// Sequences below `to` have been looked at: what lies between may be outstanding.

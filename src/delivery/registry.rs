@@ -4,9 +4,10 @@
 //! records; it is never given to another name. Creating one is a CONFIG record in the same
 //! transaction.
 
-use super::fetch;
 pub(crate) use super::places::{ask_group, ask_topic, live_groups, live_topics};
 use super::places::{check_group, new_id, topic_deleted, use_place};
+pub(crate) use super::tags::normal;
+use super::{fetch, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::read::ReadAhead;
@@ -214,6 +215,12 @@ pub(crate) struct GroupSettings {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff: Option<crate::options::Backoff>,
     pub(crate) sync_ack: Option<bool>,
+    pub(crate) max_outstanding: Option<u32>,
+    /// In normal form.
+    pub(crate) tags: Option<Vec<String>>,
+    pub(crate) ordered: Option<bool>,
+    /// The group is one consumer of its own.
+    pub(crate) broadcast: bool,
     pub(crate) start: crate::options::Start,
 }
 
@@ -253,11 +260,26 @@ impl GroupSettings {
         if let Some(sync) = self.sync_ack {
             stored.flags = stored.flags & !GroupConfig::SYNC_ACK | u32::from(sync);
         }
+        if let Some(most) = self.max_outstanding {
+            stored.max_outstanding = most;
+        }
+        if self.broadcast {
+            stored.flags |= GroupConfig::BROADCAST;
+        }
+        if let Some(ordered) = self.ordered {
+            let flag = GroupConfig::ORDERED;
+            stored.flags = stored.flags & !flag | if ordered { flag } else { 0 };
+        }
         stored
     }
 
     /// Compares what was asked explicitly with what is stored.
-    fn check(&self, stored: &GroupConfig, slots: u32, who: &str) -> Result<()> {
+    fn check(
+        &self,
+        (stored, tags): &(GroupConfig, Vec<String>),
+        slots: u32,
+        who: &str,
+    ) -> Result<()> {
         let asked = self.config(slots);
         let differ = |what: &str, asked: String, stored: String| {
             if asked == stored {
@@ -285,6 +307,17 @@ impl GroupSettings {
         if self.sync_ack.is_some() {
             let text = |c: &GroupConfig| if c.flags & 1 == 1 { "sync" } else { "async" }.to_owned();
             differ("ack_flush", text(&asked), text(stored))?;
+        }
+        if let Some(asked) = &self.tags {
+            differ("tags", tags::shown(asked), tags::shown(tags))?;
+        }
+        if self.ordered.is_some() {
+            let text = |c: &GroupConfig| (c.flags & GroupConfig::ORDERED != 0).to_string();
+            differ("ordered", text(&asked), text(stored))?;
+        }
+        if self.max_outstanding.is_some() {
+            let text = |c: &GroupConfig| c.max_outstanding.to_string();
+            differ("max_outstanding", text(&asked), text(stored))?;
         }
         if self.backoff.is_some() {
             let text = |c: &GroupConfig| {
@@ -315,7 +348,7 @@ fn thousandths(x: f64) -> u32 {
 
 impl GroupConfig {
     /// As users see it.
-    pub(crate) fn public(&self) -> crate::options::GroupConfig {
+    pub(crate) fn public(&self, tags: Vec<String>) -> crate::options::GroupConfig {
         use crate::options::{Backoff, Flush};
         let time = std::time::Duration::from_millis;
         crate::options::GroupConfig {
@@ -332,6 +365,9 @@ impl GroupConfig {
             } else {
                 Flush::Sync
             },
+            max_outstanding: self.max_outstanding,
+            tags,
+            ordered: self.flags & Self::ORDERED != 0,
         }
     }
 }
@@ -342,22 +378,25 @@ pub(crate) fn configure_group(
     id: u32,
     settings: &GroupSettings,
     deadline: u64,
-) -> Result<(GroupConfig, u64)> {
-    let draft = |options| {
+) -> Result<(crate::options::GroupConfig, u64)> {
+    let asked = settings.tags.as_deref();
+    let draft = |options, version| {
         let config = Config::GroupConfigure { id, options };
-        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
+        tags::config_draft(log, id, &config, asked.map(|tags| (version, tags)))
     };
-    let need = Need::new(
-        draft(GroupConfig::default()).bytes.len(),
-        0,
-        Purpose::Settle,
-    );
+    let most = draft(GroupConfig::default(), 0)?.bytes.len();
+    let need = Need::new(most, 0, Purpose::Settle);
     log.transact(need, deadline, |tx| {
         check_group(tx.ctl, id)?;
         let config = settings.over(group_config(tx.ctl, id));
-        let mut draft = draft(config);
+        let version = tags::next_version(tx.ctl, id);
+        let mut draft = draft(config, version)?;
         let lsn = log.append(tx, &mut draft.bytes, 0);
         set_config(tx, id, &config);
+        if let Some(asked) = asked {
+            tags::store(tx, id, asked, version)?;
+        }
+        let config = config.public(tags::read(tx.ctl, id)?);
         Ok((config, lsn + draft.bytes.len() as u64))
     })
 }
@@ -376,6 +415,11 @@ pub(crate) fn group_config(ctl: &Ctl, id: u32) -> GroupConfig {
         flags: low(word(P_FLAGS)),
         max_outstanding: low(word(P_MAX_OUTSTANDING)),
     }
+}
+
+/// The stored options of a group, its tags with them. Lock E is held.
+pub(crate) fn stored_options(ctl: &Ctl, id: u32) -> Result<(GroupConfig, Vec<String>)> {
+    Ok((group_config(ctl, id), tags::read(ctl, id)?))
 }
 
 /// A group to be opened.
@@ -397,7 +441,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
     super::gone::finish(log)?;
     let tx = ctl.begin_to_read(deadline)?;
     let found = find_group(ctl, wanted.topic, wanted.name);
-    let stored = found.map(|id| group_config(ctl, id));
+    let stored = found.map(|id| stored_options(ctl, id)).transpose()?;
     drop(tx);
     if let (Some(id), Some(stored)) = (found, stored) {
         wanted.settings.check(&stored, slots, &who)?;
@@ -411,6 +455,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         crate::options::Start::Time(time) => Some(sent_from(log, wanted.topic, time)?),
         _ => None,
     };
+    let filter = wanted.settings.tags.as_deref().filter(|t| !t.is_empty());
     let draft = |id, start_seq| {
         let config = Config::GroupCreate {
             id,
@@ -419,13 +464,15 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
             options: config,
             start_seq,
         };
-        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
+        tags::config_draft(log, id, &config, filter.map(|tags| (1, tags)))
     };
-    let need = Need::new(draft(0, 0).bytes.len(), 0, Purpose::Send);
+    let need = Need::new(draft(0, 0)?.bytes.len(), 0, Purpose::Send);
     log.transact(need, deadline, |tx| {
         if let Some(id) = find_group(ctl, wanted.topic, wanted.name) {
             // Made by somebody else meanwhile.
-            wanted.settings.check(&group_config(ctl, id), slots, &who)?;
+            wanted
+                .settings
+                .check(&stored_options(ctl, id)?, slots, &who)?;
             return Ok(id);
         }
         if !ctl.has_topic(wanted.topic) {
@@ -444,8 +491,11 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
             crate::options::Start::Sequence(seq) => seq.clamp(first, next),
             crate::options::Start::Time(_) => at_time.unwrap_or(next).clamp(first, next),
         };
-        log.append(tx, &mut draft(id, start).bytes, 0);
+        log.append(tx, &mut draft(id, start)?.bytes, 0);
         enter_group(tx, id, wanted.topic, wanted.name, &config, start);
+        if let Some(tags) = filter {
+            tags::store(tx, id, tags, 1)?;
+        }
         Ok(id)
     })
 }

@@ -10,14 +10,15 @@
 //! written may have missed the neighbours (see [`super::snapshot`]), and replay sees the run.
 
 use super::slot::{self, Head, Owner, State};
+use super::claim;
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{Draft, Kind, padded};
 use crate::shm::control::{
-    G_OUTSTANDING, G_SLOT_TOP, P_DEAD, P_DEAD_TOPIC, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER,
-    S_SEQ, T_FIRST, W_ROLLBACKS,
+    G_SLOT_TOP, P_DEAD, P_DEAD_TOPIC, P_REMOVED, S_HEAD, S_KEY, S_LSN, S_OWNER, S_SEQ, T_FIRST,
+    W_ROLLBACKS,
 };
 use crate::shm::id::place_of;
 use crate::shm::{Ctl, Tx};
@@ -29,7 +30,7 @@ pub(crate) type Range = (u64, u64);
 pub(crate) const STEP: usize = 256;
 /// Runs of one record: each names up to 2^32 - 1 sequences.
 const RECORD_RUNS: usize = 16;
-/// Slots that are left for messages whatever is purged.
+/// Slots that are left for messages whatever is purged, besides the shares of the groups.
 const KEPT_BACK: u64 = 64;
 
 /// What to remove.
@@ -89,8 +90,8 @@ fn remove_in(log: &Log, tx: &mut Tx<'_>, removal: &Removal<'_>) -> Result<(u64, 
     } else {
         let known = merged.pop();
         let slots = u64::from(log.ctl.layout.geometry.slots);
-        let free = slots.saturating_sub(tx.global(G_OUTSTANDING));
-        if known.is_none() && free <= KEPT_BACK.min(slots / 8) {
+        let kept_back = KEPT_BACK.min(slots / 8) + claim::kept_for_shares(&log.ctl);
+        if known.is_none() && claim::free_slots(&log.ctl) <= kept_back {
             return Err(too_many());
         }
         put(tx, removal.group, known, (from, to))?;

@@ -10,14 +10,16 @@ use std::collections::BTreeMap;
 use super::producers::{self, Noted};
 use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
-use super::{places, registry, removed};
+use super::{order, pick, places, registry, removed, tags};
 use crate::commitlog::Log;
+use crate::commitlog::read::ReadAhead;
 use crate::error::Result;
 use crate::format::Bad;
 use crate::format::message::Meta;
 use crate::format::name;
 use crate::format::payload::{
-    self, Ack, Config, Gap, Loss, Moved, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
+    self, Ack, Config, Gap, GroupConfig, Loss, Moved, ProducerOpen, Release, Retry, SnapItem,
+    SnapPiece,
 };
 use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
@@ -243,6 +245,11 @@ impl Model {
             Config::ProducerDrop { name } => {
                 self.producers.remove(&name);
             }
+            Config::GroupTags { id, version, tags } => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.add_tags(version, tags);
+                }
+            }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
             Config::TopicDelete { id } => self.delete_topic(id),
             Config::GroupDelete { id } => self.delete_group(id),
@@ -311,14 +318,29 @@ impl Model {
             SnapItem::Producer { name, .. } => {
                 self.producers.entry(name.clone()).or_default().load(item);
             }
+            small => self.load_small(small),
+        }
+    }
+
+    fn load_small(&mut self, item: &SnapItem) {
+        match item {
             SnapItem::Removed {
                 group,
                 first,
                 count,
             } => self.remove(*group, *first, *count),
             SnapItem::Used { group, id } => self.use_id(*group, *id),
+            SnapItem::Tag {
+                group,
+                version,
+                tag,
+            } => {
+                if let Some(group) = self.groups.get_mut(group) {
+                    group.add_tags(*version, [tag.clone()]);
+                }
+            }
             SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
-            SnapItem::Counters { .. } => {}
+            _ => {}
         }
     }
 
@@ -472,8 +494,19 @@ impl Model {
             tx.set(at(P_LOST_COUNT), count);
         }
         tx.set(at(P_CURSOR), group.cursor);
+        let tags: Vec<String> = group.tags.iter().cloned().collect();
+        if tags.len() > payload::MAX_TAGS {
+            return Err(crate::Error::new(
+                crate::Code::Corrupt,
+                format!("the log gives group {} {} tags", group.name, tags.len()),
+            )
+            .at_path(log.dir.display(crate::commitlog::LOG_DIR)));
+        }
+        tags::store(&mut tx, id, &tags, group.tags_version)?;
         tx.commit();
         self.install_dead_letters(log, id, group)?;
+        let ordered = group.config.flags & GroupConfig::ORDERED != 0;
+        let mut ahead = ReadAhead::default();
         for (&from, &to) in &group.unsettled {
             let mut next = from;
             while next < to {
@@ -482,7 +515,12 @@ impl Model {
                 let Some(&(last, _)) = some.last() else { break };
                 for (seq, lsn) in some.into_iter().filter(|(seq, _)| *seq < to) {
                     let tries = group.tries.get(&seq).copied().unwrap_or_default();
-                    install_message(log, id, (seq, lsn), tries)?;
+                    let key = if ordered && !broken!(OrderLostInRecovery) {
+                        pick::key_of(log, group.topic, (seq, lsn), &mut ahead)?
+                    } else {
+                        0
+                    };
+                    install_message(log, id, (seq, lsn), (tries, key))?;
                 }
                 next = last + 1;
             }
@@ -507,7 +545,12 @@ impl Model {
     }
 }
 
-fn install_message(log: &Log, group: u32, (seq, lsn): (u64, u64), tries: Tries) -> Result<()> {
+fn install_message(
+    log: &Log,
+    group: u32,
+    (seq, lsn): (u64, u64),
+    (tries, key): (Tries, u64),
+) -> Result<()> {
     let ctl = &log.ctl;
     let mut tx = ctl.begin(ctl.patience())?;
     let Some(slot) = slot::allocate(&mut tx)? else {
@@ -528,12 +571,18 @@ fn install_message(log: &Log, group: u32, (seq, lsn): (u64, u64), tries: Tries) 
         .pack(),
     );
     let waits = tries.due_ms.saturating_sub(ctl.host.realtime_ms());
-    enter_list(&mut tx, slot, group, tries, waits)?;
+    enter_list(&mut tx, (slot, key), group, tries, waits)?;
     tx.commit();
     Ok(())
 }
 
-fn enter_list(tx: &mut Tx<'_>, slot: u32, group: u32, tries: Tries, waits: u64) -> Result<()> {
+fn enter_list(
+    tx: &mut Tx<'_>,
+    (slot, key): (u32, u64),
+    group: u32,
+    tries: Tries,
+    waits: u64,
+) -> Result<()> {
     let head = Head {
         generation: slot::head(tx, slot)?.generation,
         attempts: u16::try_from(tries.attempts).unwrap_or(u16::MAX),
@@ -545,6 +594,9 @@ fn enter_list(tx: &mut Tx<'_>, slot: u32, group: u32, tries: Tries, waits: u64) 
         },
     };
     slot::set_head(tx, slot, head);
+    if key != 0 && order::enter(tx, group, key, slot)? {
+        return Ok(());
+    }
     if waits == 0 {
         return slot::ready_push(tx, group, slot);
     }

@@ -10,14 +10,15 @@ use super::gone;
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
+use super::{claim, order};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{self, Draft, Kind, padded};
-use crate::shm::control::{P_FLAGS, S_OWNER};
+use crate::shm::control::{P_FLAGS, P_READY, S_OWNER};
 use crate::shm::id::place_of;
-use crate::shm::{Ctl, Tx};
+use crate::shm::{Ctl, Tx, wake};
 
 /// Names one delivery in shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +109,19 @@ fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) 
     }
 }
 
+/// So many messages of the group are settled: wakes a consumer if that lets another one go, which
+/// was parked behind one of them or for which there was no room.
+#[inline]
+pub(super) fn made_way(log: &Log, group: u32, settled: u64) {
+    let ctl = &log.ctl;
+    if wake::group_is_armed(ctl, group)
+        && (ctl.load(ctl.layout.group(group, P_READY)) > 0
+            || claim::left_its_cap(ctl, group, settled))
+    {
+        wake::wake_group(ctl, group);
+    }
+}
+
 /// Settles a delivery by this ACK record.
 fn settle_by(
     log: &Log,
@@ -116,15 +130,17 @@ fn settle_by(
     deadline: impl FnOnce() -> u64,
 ) -> Result<u64> {
     let need = Need::new(record.len(), 0, Purpose::Settle);
-    log.transact_soon(need, deadline, |tx| {
+    let end = log.transact_soon(need, deadline, |tx| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
         };
         let lsn = log.append(tx, record, 0);
         end_lease(tx, held)?;
-        slot::free(tx, held.slot, head);
+        order::settled(tx, held.slot, head)?;
         Ok(lsn + record.len() as u64)
-    })
+    })?;
+    made_way(log, held.group, 1);
+    Ok(end)
 }
 
 /// The record that notes that consumers were told of a loss.
@@ -152,6 +168,7 @@ pub(crate) fn ack_many(
         match ack_piece(log, piece, group, deadline) {
             Ok((fits, lsn)) => {
                 end = end.max(lsn);
+                made_way(log, group, piece.len() as u64);
                 results.extend(piece.iter().zip(fits).map(|(held, fits)| {
                     if fits {
                         Ok(())
@@ -177,7 +194,7 @@ fn ack_piece(log: &Log, held: &[Held], group: u32, deadline: u64) -> Result<(Vec
             fits.push(head.is_some());
             if let Some(head) = head {
                 end_lease(tx, one)?;
-                slot::free(tx, one.slot, head);
+                order::settled(tx, one.slot, head)?;
                 seqs.push(one.seq);
             }
         }

@@ -3,15 +3,16 @@
 //!
 //! A slot is in exactly one list, by its state: FREE slots in the free list; READY ones in their
 //! group's queue; LEASED and WAITING ones in the timer wheel (a hashed wheel, Varghese & Lauck
-//! 1987, whose buckets are lists through the slots). REMOVED ones hold no message and are in none.
+//! 1987, whose buckets are lists through the slots); PARKED ones behind the message whose order key
+//! they have. REMOVED ones hold no message and are in none.
 //! Indexes read from shared memory are checked before use; one that cannot be means that the memory
 //! is damaged.
 
 use crate::error::Result;
 use crate::shm::Tx;
 use crate::shm::control::{
-    G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TICK, P_LEASED, P_READY, P_READY_HEAD, P_READY_TAIL,
-    P_WAITING, S_DUE, S_HEAD, S_LINK, S_LSN, S_OWNER, S_SEQ, TICK_MS,
+    G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TICK, P_LEASED, P_PARKED, P_READY, P_READY_HEAD,
+    P_READY_TAIL, P_WAITING, S_DUE, S_HEAD, S_LINK, S_LSN, S_OWNER, S_SEQ, TICK_MS,
 };
 use crate::shm::id::place_of;
 
@@ -26,7 +27,7 @@ pub(crate) enum State {
     Waiting = 2,
     /// Can be handed out again.
     Ready = 3,
-    /// Reserved: waits behind a message with the same order key.
+    /// Waits behind a message with the same order key (see [`super::order`]).
     Parked = 4,
     /// No message: a run of dead letters that were purged (see [`super::removed`]).
     Removed = 5,
@@ -291,6 +292,7 @@ const fn counter(state: State) -> Option<usize> {
     match state {
         State::Leased => Some(P_LEASED),
         State::Waiting => Some(P_WAITING),
+        State::Parked => Some(P_PARKED),
         _ => None,
     }
 }

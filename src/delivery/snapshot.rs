@@ -9,20 +9,21 @@
 use std::collections::BTreeMap;
 
 use super::slot::{Owner, State};
-use super::{gone, places, producers, registry};
+use super::{gone, places, producers, registry, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::prepare::Maintenance;
 use crate::error::Result;
 use crate::format::payload::{SnapItem, SnapWriter};
 use crate::format::record::{Draft, HEADER, Kind};
-use crate::shm::Tx;
 use crate::shm::control::{
     G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR,
-    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_STATE, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER,
-    S_SEQ, T_FIRST, T_FLAGS, T_NEXT, T_STATE,
+    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_STATE, P_TAGS, P_TAGS_VERSION, P_TOPIC, S_DUE,
+    S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_FLAGS, T_NEXT, T_STATE,
 };
 use crate::shm::id::{id_in, is_live};
+use crate::shm::lock::low_half;
+use crate::shm::{Ctl, Tx};
 
 /// Largest piece.
 const PIECE: usize = 64 << 10;
@@ -112,9 +113,20 @@ impl Snapshot<'_> {
             })?;
             if done {
                 self.cursors = cursors;
-                return Ok(());
+                return self.tags();
             }
         }
+    }
+
+    /// The tags of all groups. A change between two pieces has a version of its own.
+    fn tags(&mut self) -> Result<()> {
+        let mut next = (0, 0);
+        let any = |ctl: &Ctl| (0..registry::groups(ctl)).any(|g| has_tags(ctl, g));
+        let mut done = !any(&self.log.ctl);
+        while !done {
+            done = self.piece(false, &mut |tx, writer| push_tags(tx, writer, &mut next))?;
+        }
+        Ok(())
     }
 
     fn outstanding(&mut self) -> Result<()> {
@@ -234,6 +246,37 @@ fn group_item(tx: &Tx<'_>, place: u32) -> Option<SnapItem> {
 fn used(word: u64, group: bool) -> Option<SnapItem> {
     let id = id_in(word);
     (word != 0).then_some(SnapItem::Used { group, id })
+}
+
+fn has_tags(ctl: &Ctl, group: u32) -> bool {
+    ctl.load(ctl.layout.group(group, P_TAGS)) != 0
+}
+
+/// Pushes the tags of groups from `next` (group, tag) on; false when the piece is full.
+fn push_tags(tx: &Tx<'_>, writer: &mut SnapWriter, next: &mut (u32, usize)) -> bool {
+    let ctl = tx.ctl;
+    while next.0 < registry::groups(ctl) {
+        let group = places::group_at(ctl, next.0);
+        let tags = if ctl.has_group(group) && has_tags(ctl, group) {
+            tags::read(ctl, group).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let version = low_half(tx.get(ctl.layout.group(group, P_TAGS_VERSION)));
+        for tag in tags.into_iter().skip(next.1) {
+            let item = SnapItem::Tag {
+                group,
+                version,
+                tag,
+            };
+            if !writer.push(&item) {
+                return false;
+            }
+            next.1 += 1;
+        }
+        *next = (next.0 + 1, 0);
+    }
+    true
 }
 
 /// The item of a slot that holds a message below its group's C0, or removed dead letters.

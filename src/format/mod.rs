@@ -13,6 +13,7 @@
 )]
 
 mod header_crc;
+pub(crate) mod key_hash;
 pub(crate) mod links;
 pub(crate) mod message;
 pub(crate) mod name;

@@ -6,6 +6,7 @@ pub(crate) const MAX_USER_NAME: usize = 120;
 pub(crate) const MAX_NAME: usize = 255;
 
 const _: () = assert!("%RETRY%".len() + MAX_USER_NAME + 1 + MAX_USER_NAME <= MAX_NAME);
+const _: () = assert!("%RETRY%%%".len() + crate::options::limits::BROADCAST_NAME <= MAX_NAME);
 
 /// Checks a topic's, group's or producer's name as given by a user; the error says what to do.
 pub(crate) fn check_user_name(name: &str) -> Result<(), String> {
@@ -38,6 +39,11 @@ fn is_user_char(c: char) -> bool {
 /// Whether a name read from a store can be one that keepq wrote: a user's or an internal one.
 pub(crate) fn is_storable(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(|c| is_user_char(c) || c == '%')
+}
+
+/// The group of one consumer that gets every message for itself.
+pub(crate) fn broadcast_name(group: &str, consumer: &str) -> String {
+    format!("{group}%{consumer}")
 }
 
 /// The topic that holds the dead letters of a group.

@@ -7,7 +7,8 @@
 //! wait words    per group: event, armed; per topic: armed (futexes and hints, never state)
 //! pins          per member: first LSNs of chunked sends in progress
 //! STATE         everything below is changed by `Tx::set` under E only, and summed:
-//!   globals, recent segments, topics, groups, producers, members, wheel, index, slots
+//!   globals, recent segments, topics, groups, producers, members, wheel, index, slots, order keys,
+//!   tags
 //! ring          the bytes [durable, tail) of the log, and older ones until overwritten
 //! ```
 //!
@@ -145,6 +146,9 @@ pub(crate) const G_SLOT_TOP: usize = 168;
 /// How many purges and deletions there were, and up to which of them the slots were swept.
 pub(crate) const G_GONE: usize = 176;
 pub(crate) const G_SWEPT: usize = 184;
+/// Blocks of tags: the first free one + 1, and the first that was never used.
+pub(crate) const G_TAG_FREE: usize = 192;
+pub(crate) const G_TAG_TOP: usize = 200;
 const GLOBALS: usize = 512;
 
 /// Recent segments: those that may hold bytes not yet durable.
@@ -221,8 +225,14 @@ pub(crate) const P_LOST_COUNT: usize = 168;
 pub(crate) const P_HASH: usize = 176;
 pub(crate) const P_NAME_LEN: usize = 184;
 pub(crate) const P_NAME: usize = 192;
+/// Messages that wait behind one with the same order key.
+pub(crate) const P_PARKED: usize = 448;
+/// The group's tags: first block + 1 << 32 | length of the list in bytes; 0 = every message.
+pub(crate) const P_TAGS: usize = 456;
+/// Raised whenever the tags change.
+pub(crate) const P_TAGS_VERSION: usize = 464;
 /// Messages below this sequence were purged.
-pub(crate) const P_PURGED: usize = 448;
+pub(crate) const P_PURGED: usize = 472;
 /// Slots that hold runs of removed dead letters.
 pub(crate) const P_REMOVED: usize = 504;
 
@@ -270,12 +280,16 @@ pub(crate) const S_LSN: usize = 16;
 pub(crate) const S_DUE: usize = 24;
 /// member generation << 32 | member slot + 1 << 16 | place of the group
 pub(crate) const S_OWNER: usize = 32;
+/// Hash of the order key in an ordered group, 0 = none. Of a run of removed dead letters: how many.
 pub(crate) const S_KEY: usize = 40;
-/// next << 32 | previous, each slot + 1: in the wheel, the READY list or the free list
+/// next << 32 | previous, each slot + 1: in the wheel, the READY list, the free list or among those
+/// parked behind the same order key
 pub(crate) const S_LINK: usize = 48;
-/// Reserved: the chain of messages parked behind the same order key.
-#[allow(dead_code, reason = "reserved so that ordering needs no other layout")]
+/// The messages parked behind this one: first << 32 | last, each slot + 1; 0 = none.
 pub(crate) const S_CHAIN: usize = 56;
+
+/// Bytes of a block of tags: a word with the next block's number + 1, then text.
+pub(crate) const TAG_BLOCK: usize = 64;
 
 /// The numbers that `ctl` is laid out by. All follow from what SUPER holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -336,6 +350,18 @@ impl Geometry {
             blocks: entries / 62 + topics.min(256) + 3,
         })
     }
+
+    /// Blocks for the tags of all groups.
+    pub(crate) const fn tag_blocks(&self) -> u32 {
+        128 + 4 * self.groups
+    }
+
+    /// Slots that every group can use whatever the others hold: a quarter of all is kept for these
+    /// shares.
+    pub(crate) const fn share(&self) -> u32 {
+        let share = self.slots / 4 / self.groups;
+        if share == 0 { 1 } else { share }
+    }
 }
 
 /// Where everything lies, computed from the geometry.
@@ -354,6 +380,8 @@ pub(crate) struct Layout {
     wheel: usize,
     index: usize,
     slots: usize,
+    keys: usize,
+    tags: usize,
     pub(crate) state_end: usize,
     pub(crate) ring: usize,
     /// Length of `ctl`.
@@ -379,7 +407,9 @@ impl Layout {
         let wheel = members + g.members as usize * MEMBER_SIZE;
         let index = page(wheel + WHEEL * 8);
         let slots = page(index + REGIONS * (REGION_HEAD + g.blocks as usize * BLOCK));
-        let state_end = page(slots + g.slots as usize * SLOT_SIZE);
+        let keys = slots + g.slots as usize * SLOT_SIZE;
+        let tags = keys + g.slots as usize * 8;
+        let state_end = page(tags + g.tag_blocks() as usize * TAG_BLOCK);
         let ring = state_end;
         // The ring is at most 256 MiB, which fits every usize keepq runs on.
         #[allow(clippy::cast_possible_truncation)]
@@ -398,6 +428,8 @@ impl Layout {
             wheel,
             index,
             slots,
+            keys,
+            tags,
             state_end,
             ring,
             size,
@@ -480,6 +512,19 @@ impl Layout {
         self.slots + slot as usize * SLOT_SIZE + word
     }
 
+    /// The word of the order keys with this number: first slot + 1 of the bucket of this number,
+    /// and << 32 the slot + 1 that follows the slot of this number in its bucket.
+    #[inline]
+    pub(crate) const fn key(&self, number: u32) -> usize {
+        self.keys + number as usize * 8
+    }
+
+    /// A word of a block of tags.
+    #[inline]
+    pub(crate) const fn tag_block(&self, block: u32, word: usize) -> usize {
+        self.tags + block as usize * TAG_BLOCK + word
+    }
+
     /// A word of an index region's head.
     #[inline]
     pub(crate) const fn region(&self, region: usize, word: usize) -> usize {
@@ -541,7 +586,9 @@ mod tests {
         assert!(l.bucket(WHEEL as u64 - 1) + 8 <= l.region(0, 0));
         assert!(l.block(0, g.blocks - 1, BLOCK) <= l.region(1, 0));
         assert!(l.block(1, g.blocks - 1, BLOCK) <= l.slot(0, 0));
-        assert!(l.slot(g.slots - 1, SLOT_SIZE) <= l.ring);
+        assert!(l.slot(g.slots - 1, SLOT_SIZE) <= l.key(0));
+        assert!(l.key(g.slots - 1) + 8 <= l.tag_block(0, 0));
+        assert!(l.tag_block(g.tag_blocks() - 1, TAG_BLOCK) <= l.ring);
         assert!(l.topic_armed(g.topics - 1) + 8 <= l.pin(0, 0));
         assert!(l.pin(g.members - 1, PINS) <= l.state);
     }

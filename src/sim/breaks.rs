@@ -132,6 +132,16 @@ breaks! {
     OpenProducerDropped = "open_producer_dropped",
     /// That a producer's name was dropped is not noted in the log.
     ProducerDropNotNoted = "producer_drop_not_noted",
+    /// A group takes the slots that are kept for the shares of others.
+    ShareNotKept = "share_not_kept",
+    /// What waits for a message with the same order key is forgotten when that one is settled.
+    ParkedNotReleased = "parked_not_released",
+    /// A recovery takes messages with the same order key as if they had none.
+    OrderLostInRecovery = "order_lost_in_recovery",
+    /// What a filter skips is not noted in the log.
+    SkipNotLogged = "skip_not_logged",
+    /// The note of what a filter skips names one message more.
+    SkipLoggedTooFar = "skip_logged_too_far",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use keepq::sim::{Rng, SimProcess, SimWorld, set_point_hook};
 use keepq::{Flush, Group, OutMessage, Store, StoreOptions};
 
-use super::oracle::{Found, GROUPS, Ledger, Outcome, TOPICS, body, number_of};
+use super::oracle::{
+    CHOOSY, Found, GROUPS, Ledger, ORDERED, Outcome, TOPICS, WANTED, body, in_one_lane, number_of,
+};
 
 /// Numbers of messages sent by an examination; no workload reaches them.
 const FRESH: usize = 1 << 40;
@@ -22,7 +24,14 @@ pub fn open_group(store: &Store, number: usize) -> keepq::Result<Group> {
     let (topic, name, sync, attempts) = GROUPS[number];
     let ack = if sync { Flush::Sync } else { Flush::Async };
     let group = store.group(TOPICS[topic], name);
-    group.ack_flush(ack).max_attempts(attempts).open()
+    let mut group = group.ack_flush(ack).max_attempts(attempts);
+    if ORDERED.contains(&number) {
+        group = group.ordered(true);
+    }
+    if number == CHOOSY {
+        group = group.tags(WANTED);
+    }
+    group.open()
 }
 
 /// The stream of a group's dead letters.
@@ -132,13 +141,14 @@ fn drain(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Resul
     outcome.problems.extend(wrong);
     for number in 0..GROUPS.len() {
         let group = open_group(store, number)?;
-        outcome.live[number] = drain_group(&group, world, &mut outcome.problems)?;
+        outcome.live[number] = drain_group(&group, number, world, &mut outcome.problems)?;
     }
     for number in 0..GROUPS.len() {
         let stream = dead_letters(number);
         if store.existing_topic(&stream).is_ok() {
             let group = store.group(&stream, "reader").open()?;
-            let mut found = drain_group(&group, world, &mut outcome.problems)?;
+            // Dead letters come in the order in which they died.
+            let mut found = drain_group(&group, 0, world, &mut outcome.problems)?;
             // Some are buried only now: that sequence is the examination's doing.
             found.values_mut().for_each(|at| at.seq = 0);
             outcome.dead[number] = found;
@@ -178,6 +188,7 @@ fn drain(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Resul
 /// Takes everything out of a group, what waits for its back-off too.
 fn drain_group(
     group: &Group,
+    number_of_group: usize,
     world: &SimWorld,
     problems: &mut Vec<String>,
 ) -> keepq::Result<BTreeMap<usize, Found>> {
@@ -203,6 +214,12 @@ fn drain_group(
             match number_of(delivery.body()) {
                 None => problems.push(format!("bytes that nobody sent, at {at:?}")),
                 Some(number) => {
+                    let before = |(other, was): &(&usize, &Found)| {
+                        was.seq > at.seq && in_one_lane(number_of_group, **other, number)
+                    };
+                    if let Some((other, _)) = found.iter().find(before) {
+                        problems.push(format!("message {number} comes after {other}"));
+                    }
                     if found.insert(number, at).is_some() {
                         problems.push(format!("message {number} is delivered twice, at {at:?}"));
                     }
@@ -219,13 +236,14 @@ fn drain_group(
 fn send_fresh(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Result<()> {
     for (number, name) in TOPICS.iter().enumerate() {
         let topic = store.topic(name)?;
-        let sent = topic.send(body(FRESH + number, 64 + number))?;
+        let bytes = body(FRESH + number, 64 + number);
+        let sent = topic.message(&bytes).tag(WANTED[0]).send()?;
         let seq = sent.seq.unwrap_or(u64::MAX);
         outcome.fresh.push((number, seq, sent.id.lsn()));
     }
     for (number, (topic, ..)) in GROUPS.iter().enumerate() {
         let group = open_group(store, number)?;
-        let found = drain_group(&group, world, &mut outcome.problems)?;
+        let found = drain_group(&group, number, world, &mut outcome.problems)?;
         let expected = FRESH + topic;
         if found.len() != 1 || !found.contains_key(&expected) {
             let text = format!("sent one new message, group {number} got {found:?}");

@@ -17,6 +17,33 @@ pub const GROUPS: [(usize, &str, bool, u32); 4] = [
     (1, "plain", false, 3),
     (1, "strict", true, 16),
 ];
+/// The groups that keep the order of keys.
+pub const ORDERED: [usize; 2] = [1, CHOOSY];
+/// The group that wants only messages with one of [`WANTED`].
+pub const CHOOSY: usize = 3;
+/// The tags that [`CHOOSY`] wants.
+pub const WANTED: [&str; 2] = ["new", "old"];
+
+/// The tag of the message with this number.
+pub fn tag_of(number: usize) -> Option<&'static str> {
+    [Some("new"), None, Some("old"), Some("other"), Some("new")][number % 5]
+}
+
+/// Its order key.
+pub fn order_key_of(number: usize) -> Option<&'static str> {
+    [Some("x"), Some("y"), None, Some("x")][number % 4]
+}
+
+/// Whether a group gets the message with this number at all.
+pub fn wants(group: usize, number: usize) -> bool {
+    group != CHOOSY || tag_of(number).is_some_and(|tag| WANTED.contains(&tag))
+}
+
+/// Whether of these two messages one must be settled before the other is delivered.
+pub fn in_one_lane(group: usize, a: usize, b: usize) -> bool {
+    let key = order_key_of(a);
+    ORDERED.contains(&group) && key.is_some() && key == order_key_of(b) && wants(group, a)
+}
 
 /// What became of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +214,20 @@ impl Ledger {
         }
     }
 
+    /// A message that an earlier one with the same order key should have held back: that one is
+    /// stored and nobody has asked to settle it.
+    pub fn overtaken_by(&self, group: usize, number: usize, seq: u64) -> Option<usize> {
+        (0..self.messages.len()).find(|&other| {
+            let message = &self.messages[other];
+            message.topic == GROUPS[group].0
+                && message.fate == Fate::Stored
+                && message.place.is_some_and(|(at, _)| at < seq)
+                && in_one_lane(group, other, number)
+                && !self.is_mortal(group, other)
+                && self.settles_of(group, other).next().is_none()
+        })
+    }
+
     /// A settlement begins; returns its number.
     pub fn begin_settle(&mut self, group: usize, message: usize, way: Way) -> usize {
         self.settles.push(Settle {
@@ -238,6 +279,11 @@ impl Ledger {
         wrong.extend(outcome.problems.iter().cloned());
         for (group, (topic, _, _, _)) in GROUPS.iter().enumerate() {
             for (&number, at) in &outcome.live[group] {
+                if !wants(group, number) {
+                    wrong.push(format!(
+                        "message {number} was to be skipped by group {group}"
+                    ));
+                }
                 self.judge_found(number, *topic, Some(at.seq), at, &mut wrong);
             }
             for (&number, at) in &outcome.dead[group] {
@@ -245,7 +291,7 @@ impl Ledger {
                 self.judge_found(number, *topic, None, at, &mut wrong);
             }
             for number in 0..self.messages.len() {
-                if self.messages[number].topic == *topic {
+                if self.messages[number].topic == *topic && wants(group, number) {
                     self.judge_place(group, number, outcome, &mut wrong);
                 }
             }
@@ -385,7 +431,7 @@ impl Ledger {
 
     fn groups_of(&self, number: usize) -> impl Iterator<Item = usize> {
         let topic = self.messages[number].topic;
-        (0..GROUPS.len()).filter(move |&g| GROUPS[g].0 == topic)
+        (0..GROUPS.len()).filter(move |&g| GROUPS[g].0 == topic && wants(g, number))
     }
 
     fn is_there(&self, number: usize, outcome: &Outcome) -> bool {

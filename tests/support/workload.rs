@@ -11,7 +11,9 @@ use keepq::sim::{Fate as MemberFate, Rng, SimProcess, SimWorld, run_member};
 use keepq::{Code, Delivery, Flush, Group, OutMessage, Outcome, Producer, Store, Topic};
 
 use super::examine::{dead_letters, open_group, options};
-use super::oracle::{Fate, GROUPS, Ledger, TOPICS, Way, body, number_of};
+use super::oracle::{
+    Fate, GROUPS, Ledger, TOPICS, Way, body, number_of, order_key_of, tag_of, wants,
+};
 
 /// Most deliveries a process holds.
 const HELD: usize = 12;
@@ -238,6 +240,8 @@ impl Workload {
             body: &bytes,
             flush,
             key: (number % 3 == 0).then_some("key"),
+            tag: tag_of(number),
+            order_key: order_key_of(number),
             ..OutMessage::default()
         };
         let result = self.seat(at).topics[topic].clone().send_message(&message);
@@ -278,9 +282,11 @@ impl Workload {
         }
         let messages: Vec<OutMessage<'_>> = bodies
             .iter()
-            .map(|(_, body)| OutMessage {
+            .map(|(number, body)| OutMessage {
                 body,
                 flush,
+                tag: tag_of(*number),
+                order_key: order_key_of(*number),
                 ..OutMessage::default()
             })
             .collect();
@@ -315,6 +321,8 @@ impl Workload {
         let bytes = body(number, len);
         let message = OutMessage {
             body: &bytes,
+            tag: tag_of(number),
+            order_key: order_key_of(number),
             ..OutMessage::default()
         };
         let seat = self.seat(at);
@@ -362,6 +370,15 @@ impl Workload {
                 continue;
             };
             ledger.seen(message, topic, seq, id);
+            ledger.receiving = None;
+            if let Some(other) = ledger.overtaken_by(number, message, seq) {
+                let text = format!("message {message} overtakes {other} in group {number}");
+                ledger.problems.push(text);
+            }
+            if !wants(number, message) {
+                let text = format!("message {message} was to be skipped by group {number}");
+                ledger.problems.push(text);
+            }
             let early = TOPICS[topic] == "sure" && id >= watermark;
             if early && self.errors.is_empty() {
                 let text = format!("message {message} of a sync topic came before it was durable");

@@ -116,6 +116,9 @@ pub(crate) struct SendArgs {
     pub(crate) key: Option<String>,
     #[arg(short, long)]
     pub(crate) tag: Option<String>,
+    /// In ordered groups, messages with the same order key are delivered one after the other
+    #[arg(long, value_name = "KEY")]
+    pub(crate) order_key: Option<String>,
     /// A header, name=value; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
@@ -153,6 +156,15 @@ pub(crate) struct RecvArgs {
     /// The consumer group; it is made if the topic exists
     #[arg(short, long)]
     pub(crate) group: String,
+    /// Receive as this consumer of the group: each gets every message for itself
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
+    /// The group gets messages with this tag only; may be repeated. Decided when it is made
+    #[arg(short, long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// The group gets one message of each order key at a time. Decided when it is made
+    #[arg(long)]
+    pub(crate) ordered: bool,
     /// End after this many messages
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) number: Option<u64>,

@@ -24,10 +24,17 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(crate) fn run(path: &Path, args: &RecvArgs) -> Result<i32, Failure> {
     let stop = Stop::install()?;
     let store = Store::options().create(false).open(path)?;
-    let group = store
-        .group(&args.topic, &args.group)
-        .create_topic(false)
-        .open()?;
+    let mut options = store.group(&args.topic, &args.group).create_topic(false);
+    if let Some(consumer) = &args.consumer {
+        options = options.broadcast(consumer);
+    }
+    if !args.tags.is_empty() {
+        options = options.tags(args.tags.iter());
+    }
+    if args.ordered {
+        options = options.ordered(true);
+    }
+    let group = options.open()?;
     let exec = match &args.exec {
         None => None,
         Some(command) => Some(Exec {

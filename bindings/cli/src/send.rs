@@ -96,6 +96,7 @@ impl Load<'_> {
             body,
             key: self.args.key.as_deref(),
             tag: self.args.tag.as_deref(),
+            order_key: self.args.order_key.as_deref(),
             headers: headers
                 .iter()
                 .map(|(n, v)| (n.as_str(), v.as_bytes()))

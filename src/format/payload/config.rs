@@ -1,5 +1,6 @@
 //! CONFIG and PRODUCER: what exists in the store and how it is set.
 
+use crate::format::message::MAX_SHORT;
 use crate::format::name::{MAX_NAME, is_storable};
 use crate::format::{Bad, Reader, Writer};
 
@@ -10,7 +11,11 @@ const GROUP_DELETE: u8 = 4;
 const GROUP_CONFIGURE: u8 = 5;
 const TOPIC_PURGE: u8 = 6;
 const PRODUCER_DROP: u8 = 9;
+const GROUP_TAGS: u8 = 10;
 const RECLAIM: u8 = 16;
+
+/// The most tags that a group can have.
+pub(crate) const MAX_TAGS: usize = 16;
 
 /// The options of a group, as they are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -147,6 +152,15 @@ pub(crate) enum Config {
         /// Its name.
         name: String,
     },
+    /// The tags of the messages that a group gets.
+    GroupTags {
+        /// Its id.
+        id: u32,
+        /// Raised by every change of its tags.
+        version: u32,
+        /// All of them; none = every message.
+        tags: Vec<String>,
+    },
     /// All segments before this one are needed no more and may be gone.
     Reclaim {
         /// Number of the first segment that is kept.
@@ -207,6 +221,13 @@ impl Config {
                 w.u8(PRODUCER_DROP).zeros(3).u32(0);
                 write_name(&mut w, name);
             }
+            Self::GroupTags { id, version, tags } => {
+                w.u8(GROUP_TAGS).zeros(3).u32(*id).u32(*version);
+                w.u32(u32::try_from(tags.len()).unwrap_or(u32::MAX));
+                tags.iter().for_each(|tag| {
+                    w.text(tag, MAX_SHORT);
+                });
+            }
             Self::Reclaim { first } => {
                 w.u8(RECLAIM).zeros(3).u32(*first);
             }
@@ -258,11 +279,25 @@ impl Config {
             PRODUCER_DROP if id == 0 => Self::ProducerDrop {
                 name: read_name(&mut r)?,
             },
+            GROUP_TAGS => Self::read_tags(id, &mut r)?,
             RECLAIM => Self::Reclaim { first: id },
             _ => return Err(Bad::Kind),
         };
         r.end()?;
         Ok(config)
+    }
+
+    fn read_tags(id: u32, r: &mut Reader<'_>) -> Result<Config, Bad> {
+        let (version, count) = (r.u32()?, r.u32()?);
+        if usize::try_from(count).map_or(true, |count| count > MAX_TAGS) {
+            return Err(Bad::Length);
+        }
+        let tags = (0..count).map(|_| r.text(MAX_SHORT).map(str::to_owned));
+        Ok(Self::GroupTags {
+            id,
+            version,
+            tags: tags.collect::<Result<_, _>>()?,
+        })
     }
 }
 

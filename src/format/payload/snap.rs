@@ -4,6 +4,7 @@
 //! that does not know them.
 
 use super::config::{GroupConfig, read_name, write_name};
+use crate::format::message::MAX_SHORT;
 use crate::format::record::{HEADER, MAX_RECORD};
 use crate::format::{Bad, Reader, Writer};
 
@@ -18,6 +19,7 @@ const OLDEST: u8 = 16;
 const USED: u8 = 18;
 const REMOVED: u8 = 20;
 const PRODUCER: u8 = 21;
+const TAG: u8 = 23;
 /// From this type on, a reader that does not know an item skips it.
 const SKIPPABLE_ITEM: u8 = 128;
 
@@ -111,6 +113,15 @@ pub(crate) enum SnapItem {
         group: bool,
         /// The id.
         id: u32,
+    },
+    /// One of the tags of a group.
+    Tag {
+        /// The group.
+        group: u32,
+        /// The version of its tags that this one belongs to.
+        version: u32,
+        /// The tag.
+        tag: String,
     },
     /// Which segments are kept.
     Oldest {
@@ -213,7 +224,7 @@ impl SnapItem {
         }
     }
 
-    /// Those that are numbers only.
+    /// The small ones.
     fn write_small(&self, v: &mut Writer<'_>) -> u8 {
         match self {
             Self::Counters {
@@ -238,6 +249,14 @@ impl SnapItem {
             Self::Oldest { number } => {
                 v.u32(*number);
                 OLDEST
+            }
+            Self::Tag {
+                group,
+                version,
+                tag,
+            } => {
+                v.u32(*group).u32(*version).text(tag, MAX_SHORT);
+                TAG
             }
             // All others are written by `write_value`.
             _ => 0,
@@ -287,6 +306,11 @@ impl SnapItem {
                 id: r.u32()?,
             },
             REMOVED => Self::read_removed(&mut r)?,
+            TAG => Self::Tag {
+                group: r.u32()?,
+                version: r.u32()?,
+                tag: r.text(MAX_SHORT)?.to_owned(),
+            },
             SKIPPABLE_ITEM.. => return Ok(None),
             _ => return Err(Bad::Kind),
         };

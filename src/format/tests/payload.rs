@@ -60,6 +60,11 @@ fn configs() -> Vec<Config> {
         Config::ProducerDrop {
             name: "loader".into(),
         },
+        Config::GroupTags {
+            id: 9,
+            version: 3,
+            tags: vec!["new".into(), String::new()],
+        },
     ]
 }
 
@@ -180,6 +185,7 @@ fn settings_have_exactly_these_bytes() {
         b"\x04\0\0\0\x05\0\0\0".to_vec(),
         [b"\x05\0\0\0\x06\0\0\0", &options[..]].concat(),
         b"\x06\0\0\0\x07\0\0\0\x08\0\0\0\0\0\0\0".to_vec(),
+        b"\x0a\0\0\0\x09\0\0\0\x03\0\0\0\x02\0\0\0\x03\0new\0\0".to_vec(),
     ];
     let encoded: Vec<_> = configs().iter().map(Config::encode).collect();
     assert_eq!(encoded, expected);
@@ -243,6 +249,24 @@ fn bodies_are_read_whole_or_not_at_all() {
     for config in configs() {
         exact(&config, &config.encode(), Config::decode);
     }
+}
+
+#[test]
+fn a_group_has_no_more_tags_than_it_can_have() {
+    let tags = |count: usize| Config::GroupTags {
+        id: 1,
+        version: 1,
+        tags: (0..count).map(|i| i.to_string()).collect(),
+    };
+    let read = |count: usize| Config::decode(&tags(count).encode());
+    assert_eq!(read(MAX_TAGS), Ok(tags(MAX_TAGS)));
+    assert_eq!(read(MAX_TAGS + 1), Err(Bad::Length));
+    let mut body = tags(1).encode();
+    body[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(Config::decode(&body), Err(Bad::Length));
+    // Its length names 256 bytes.
+    let long = [&body[..12], &[1, 0, 0, 0, 0, 1], &[b'x'; 256]].concat();
+    assert_eq!(Config::decode(&long), Err(Bad::Length));
 }
 
 #[test]

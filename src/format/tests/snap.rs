@@ -128,6 +128,25 @@ fn only_marked_unknown_items_are_skipped() {
 }
 
 #[test]
+fn a_tag_has_exactly_these_bytes() {
+    let tag = SnapItem::Tag {
+        group: 3,
+        version: 4,
+        tag: "new".into(),
+    };
+    let body = piece(std::slice::from_ref(&tag));
+    assert_eq!(body[24..], *b"\x17\0\x0d\0\x03\0\0\0\x04\0\0\0\x03\0new");
+    assert_eq!(decode_items(&body), Ok(vec![tag]));
+    let long = [
+        &body[..24],
+        b"\x17\0\x0a\x01\x03\0\0\0\x04\0\0\0\0\x01",
+        &[b'x'; 256],
+    ]
+    .concat();
+    assert_eq!(decode_items(&long), Err(Bad::Length));
+}
+
+#[test]
 fn a_run_of_removed_letters_has_an_end() {
     let item = |first: u64, count: u64| {
         let value = [&[0; 8][..], &first.to_le_bytes(), &count.to_le_bytes()].concat();
