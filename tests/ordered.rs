@@ -7,6 +7,8 @@ mod members;
 
 #[path = "ordered/ends.rs"]
 mod ends;
+#[path = "ordered/gone.rs"]
+mod gone;
 #[path = "ordered/many.rs"]
 mod many;
 

@@ -9,8 +9,8 @@
 //! as it is then, merged with its neighbours, so that it stands alone: a snapshot that is being
 //! written may have missed the neighbours (see [`super::snapshot`]), and replay sees the run.
 
-use super::slot::{self, Head, Owner, State};
 use super::claim;
+use super::slot::{self, Head, Owner, State};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
