@@ -10,12 +10,14 @@
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group.
-//! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back.
+//! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back;
+//!   [`pins`] tells who keeps how much of it.
 
 pub(crate) mod bury;
 pub(crate) mod claim;
 pub(crate) mod fetch;
 pub(crate) mod live;
+pub(crate) mod pins;
 pub(crate) mod progress;
 pub(crate) mod putback;
 pub(crate) mod registry;

@@ -14,7 +14,7 @@ pub(crate) const SUPER: &str = "SUPER";
 pub(crate) const SUPER_SIZE: usize = 4096;
 /// The version of the durable format that this library writes: major x 256 + minor. Below 256 are
 /// the drafts before the first release, each of which is read by its own libraries only.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Features without which a store cannot be read; an unknown one refuses the store.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Features without which a store cannot be written; an unknown one allows reading only.
