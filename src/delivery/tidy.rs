@@ -122,14 +122,18 @@ fn move_forward(log: &Log, held: &Maintenance<'_>, when: When) -> Result<bool> {
         if when == When::InUse && tail < moving.look_again_at {
             return Ok(false);
         }
-        let Some((todo, last)) = plan(log, moving.paid)? else {
+        let planned = plan(log, moving.paid);
+        log.close_files_to(log.ctl.global(G_ACTIVE));
+        let Some((todo, last)) = planned? else {
             moving.look_again_at = tail + active_span(log) / 4;
             return Ok(false);
         };
         (moving.todo, moving.last) = (todo, last);
     }
     let last = moving.last;
-    match move_some(log, held, &mut moving.todo, last) {
+    let moved = move_some(log, held, &mut moving.todo, last);
+    log.close_files_to(last);
+    match moved {
         Ok(whole) => {
             if whole && moving.todo.is_empty() {
                 moving.paid = last;
