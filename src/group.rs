@@ -12,6 +12,7 @@ use crate::commitlog::read::ReadAhead;
 use crate::configure::check_ranges;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
 use crate::delivery::pick::{self, Labels};
+use crate::delivery::pins::{Kept, Pins};
 use crate::delivery::places::check_group;
 use crate::delivery::registry::{self, GroupSettings, GroupWanted};
 use crate::delivery::{bury, fetch, settle};
@@ -19,7 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::handed::Delivery;
 use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
-use crate::options::{Backoff, Flush, GroupStats, Start, limits};
+use crate::options::{Backoff, Flush, GroupStats, MessageId, Pin, Start, limits};
 use crate::ready::Watch;
 use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_PARKED, P_READY, P_WAITING, T_NEXT};
 use crate::shm::wake;
@@ -406,10 +407,12 @@ impl Group {
     /// Counters of the group.
     ///
     /// # Errors
-    /// When the store is closed.
+    /// When the store is closed; I/O errors.
     pub fn stats(&self) -> Result<GroupStats> {
-        let _call = self.shared.inner.enter()?;
-        group_stats(&self.shared.inner, self.shared.id)
+        let inner = &self.shared.inner;
+        let _call = inner.enter()?;
+        let pins = Pins::try_new(&inner.log)?;
+        group_stats(inner, self.shared.id, pins.as_ref())
     }
 }
 
@@ -576,7 +579,7 @@ impl Shared {
 }
 
 /// Counters of a group by its id.
-pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
+pub(crate) fn group_stats(inner: &Inner, id: u32, pins: Option<&Pins<'_>>) -> Result<GroupStats> {
     let ctl = &inner.log.ctl;
     let tx = ctl.begin_to_read(ctl.patience())?;
     check_group(ctl, id)?;
@@ -584,9 +587,10 @@ pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
     let word = |w| ctl.load(ctl.layout.group(id, w));
     let next = ctl.load(ctl.layout.topic(topic, T_NEXT));
     let lag = next.saturating_sub(word(P_CURSOR));
-    let stats = GroupStats {
+    let mut stats = GroupStats {
         topic: registry::topic_name(ctl, topic)?,
         name: registry::group_name(ctl, id)?,
+        pin: None,
         ready: word(P_READY) + lag,
         in_flight: word(P_LEASED),
         delayed: word(P_WAITING),
@@ -596,5 +600,19 @@ pub(crate) fn group_stats(inner: &Inner, id: u32) -> Result<GroupStats> {
         cursor: word(P_CURSOR),
     };
     drop(tx);
+    let kept = pins.map_or(Ok(None), |pins| pins.of_group(id))?;
+    stats.pin = kept.map(|kept| pin(&stats.topic, Some(&stats.name), kept));
     Ok(stats)
+}
+
+/// A pin as statistics tell it.
+pub(crate) fn pin(topic: &str, group: Option<&str>, kept: Kept) -> Pin {
+    Pin {
+        topic: topic.to_owned(),
+        group: group.map(str::to_owned),
+        kind: kept.kind,
+        seq: kept.seq,
+        id: MessageId(kept.id),
+        bytes: kept.bytes,
+    }
 }

@@ -254,6 +254,8 @@ impl Inner {
         };
         self.in_flight.settle(self, Some((unsettled, u64::MAX)));
         let left = member::leave(&log.ctl);
+        // What is open holds the space of segments that others remove.
+        log.forget_files();
         // Callbacks may use the store: all they get is `Closed`, but they do get it. They may wait
         // for other sends, so their thread is waited for only now that every send is settled.
         drop(alone);

@@ -62,8 +62,8 @@ pub use error::{Code, Error, Outcome, Result};
 pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
-    Backoff, Finding, Flush, GroupConfig, GroupStats, MessageId, RecoveryReport, SendStatus, Sent,
-    Start, StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
+    Backoff, Finding, Flush, GroupConfig, GroupStats, MessageId, Pin, PinKind, RecoveryReport,
+    SendStatus, Sent, Start, StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;

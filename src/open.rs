@@ -437,6 +437,7 @@ impl Place<'_> {
             }
             model.install(&log)?;
             rebuild::note_holes(&log, &mut recovery, &mut found, &mut model)?;
+            rebuild::note_missing(&log, &mut model)?;
             rebuild::note_loss(&log, &found, &model)?;
             log.flush_now(log.ctl.patience())?;
         }

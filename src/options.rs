@@ -406,6 +406,8 @@ pub struct StoreStats {
     pub flushes: u64,
     /// One-way sends of this handle and its clones that failed.
     pub oneway_failed: u64,
+    /// What keeps the oldest part of the log on disk; `None`: nothing does.
+    pub pin: Option<Pin>,
     /// One entry a topic, by name.
     pub topics: Vec<TopicStats>,
     /// One entry a group, by topic and name.
@@ -424,6 +426,9 @@ pub struct TopicStats {
     pub next_seq: u64,
     /// How many groups it has.
     pub groups: u64,
+    /// What of it keeps most of the log on disk: for one of its groups, or, without groups, for
+    /// those to come. `None`: nothing does.
+    pub pin: Option<Pin>,
 }
 
 /// Counters of a group.
@@ -448,6 +453,53 @@ pub struct GroupStats {
     pub dead: u64,
     /// Sequence of the next message never looked at.
     pub cursor: u64,
+    /// What of it keeps most of the log on disk; `None`: nothing does.
+    pub pin: Option<Pin>,
+}
+
+/// A message that keeps a part of the log on disk. Segments are given back from the oldest on, so
+/// a message keeps the one it lies in and all behind it. (Where little is live, it is copied
+/// forward, and the segments go.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pin {
+    /// Its topic.
+    pub topic: String,
+    /// The group that needs it; `None`: the topic has no groups, so all its messages are kept.
+    pub group: Option<String>,
+    /// Why it is needed.
+    pub kind: PinKind,
+    /// Its sequence in the topic; of a dead letter, among the group's dead letters.
+    pub seq: u64,
+    /// Its identity.
+    pub id: MessageId,
+    /// Bytes of the log's files that could go at most if it were not needed.
+    pub bytes: u64,
+}
+
+/// Why a message is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PinKind {
+    /// The group has not come to it yet.
+    Unread,
+    /// It was delivered, and is leased, waits for its back-off or for another delivery.
+    Outstanding,
+    /// It is a dead letter that was not purged.
+    DeadLetter,
+    /// Its topic has no groups.
+    Kept,
+}
+
+impl std::fmt::Display for PinKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unread => "unread",
+            Self::Outstanding => "outstanding",
+            Self::DeadLetter => "dead",
+            Self::Kept => "kept",
+        })
+    }
 }
 
 /// One defect found by [`crate::verify`].

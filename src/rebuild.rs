@@ -238,6 +238,16 @@ pub(crate) fn note_holes(
     Ok(())
 }
 
+/// Finds the messages that were outstanding and have become unknown: those that were copied forward
+/// leave no gap between others when damage takes them.
+pub(crate) fn note_missing(log: &Log, model: &mut Model) -> Result<()> {
+    if !broken!(SilentSkipOverBadCrc) {
+        let missing = model.missing(log)?;
+        model.gaps.extend(missing);
+    }
+    Ok(())
+}
+
 /// Writes down what damage took, so that every group is told once.
 pub(crate) fn note_loss(log: &Log, found: &Found, model: &Model) -> Result<()> {
     if model.gaps.is_empty() {

@@ -93,10 +93,16 @@ impl SimWorld {
 impl StoreOptions {
     /// Sizes below the public limits, so that rolls, snapshots and full rings come soon.
     #[must_use]
-    pub fn tiny(mut self) -> Self {
-        self.segment_size = Some(16 << 10);
-        self.ring_size = Some(16 << 10);
-        self.slots = Some(128);
+    pub fn tiny(self) -> Self {
+        self.sized(16 << 10, 128)
+    }
+
+    /// Segments and a ring of this many bytes, and so many slots.
+    #[must_use]
+    pub fn sized(mut self, bytes: u64, slots: u32) -> Self {
+        self.segment_size = Some(bytes);
+        self.ring_size = Some(bytes);
+        self.slots = Some(slots);
         self
     }
 }

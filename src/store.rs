@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::pins::Pins;
 use crate::delivery::{live, registry};
 use crate::error::{Code, Error, Result};
-use crate::group::{GroupOptions, check_user_name, group_stats};
+use crate::group::{GroupOptions, check_user_name, group_stats, pin};
 use crate::handed::{ack_held, check_reason, extend_held, nack_held, reject_held, store_hash};
 use crate::inner::{Inner, Opened};
 use crate::options::{
@@ -305,8 +306,9 @@ impl Store {
         for slot in 0..ctl.layout.geometry.members {
             stats.members += u64::from(member::in_use(ctl, slot));
         }
+        let pins = Pins::try_new(log)?;
         for group in registry::live_groups(ctl) {
-            match group_stats(&self.inner, group) {
+            match group_stats(&self.inner, group, pins.as_ref()) {
                 // Deleted meanwhile.
                 Err(e) if e.code() == Code::NotFound => continue,
                 found => stats.groups.push(found?),
@@ -318,13 +320,24 @@ impl Store {
             let word = |w| ctl.load(ctl.layout.topic(id, w));
             let name = registry::topic_name(ctl, id)?;
             let of_topic = stats.groups.iter().filter(|g| g.topic == name).count() as u64;
+            // Dead letters are kept for their group, which says so.
+            let own = pins
+                .as_ref()
+                .filter(|_| !crate::format::name::is_internal(&name));
+            let own = own.map_or(Ok(None), |pins| pins.of_topic(id))?;
+            let own = own.map(|kept| pin(&name, None, kept));
+            let theirs = stats.groups.iter().filter(|g| g.topic == name);
+            let all = theirs.filter_map(|g| g.pin.clone()).chain(own);
             stats.topics.push(TopicStats {
+                pin: all.max_by_key(|pin| pin.bytes),
                 name,
                 first_seq: word(T_FIRST),
                 next_seq: word(T_NEXT),
                 groups: of_topic,
             });
         }
+        let all = stats.topics.iter().filter_map(|t| t.pin.clone());
+        stats.pin = all.max_by_key(|pin| pin.bytes);
         stats.topics.sort_by(|a, b| a.name.cmp(&b.name));
         stats
             .groups

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::commitlog::scan::{Leftovers, Source, open_segments};
 use crate::commitlog::{LOG_DIR, Log};
 use crate::error::{Code, Error, Result};
-use crate::format::payload::{self, Config, Seal, SnapItem};
-use crate::format::record::{ALIGN, Kind, Record};
+use crate::format::payload::{self, Config, Moved, Seal, SnapItem};
+use crate::format::record::{ALIGN, Kind, Record, parse_carried};
 use crate::format::segment::{JUMP, file_name, parse_sidecar_name};
 use crate::format::sidecar::Sidecar;
 use crate::open::read_super;
@@ -204,6 +204,13 @@ impl Verifier {
                     epoch = record.header.epoch;
                     let len = record.header.padded_len() as u64;
                     self.count(&record);
+                    if !is_whole_copy(&record) {
+                        let (name, position) = place(source, lsn);
+                        let why = "a record that was copied forward does not check out";
+                        self.find(&name, position, len, why, true);
+                        lsn += len;
+                        continue;
+                    }
                     if record.header.kind == Kind::Seal as u8 {
                         let seal = Seal::decode(record.body).ok();
                         self.check_rest(source, lsn + len)?;
@@ -333,6 +340,12 @@ impl Verifier {
         }
         Ok(())
     }
+}
+
+/// Whether a record is no copy of another, or one that checks out.
+fn is_whole_copy(record: &Record<'_>) -> bool {
+    record.header.kind != Kind::Moved as u8
+        || Moved::decode(record.body).is_ok_and(|moved| parse_carried(moved.record).is_ok())
 }
 
 /// The file and offset of a log position.

@@ -1,9 +1,19 @@
 //! What is live in a segment that is otherwise done with is copied forward, and the segment goes:
 //! one message that nobody acks keeps only itself.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "support/deaths.rs"]
+mod deaths;
+#[path = "moved/ends.rs"]
+mod ends;
+#[path = "moved/large.rs"]
+mod large;
 #[path = "support/members.rs"]
 mod members;
+#[path = "moved/pins.rs"]
+mod pins;
+#[path = "moved/races.rs"]
+mod races;
 #[path = "moved/scene.rs"]
 mod scene;
 

@@ -21,7 +21,10 @@ fn seen(store: &Store) -> Vec<String> {
     let mut seen = Vec::new();
     let stats = store.stats().unwrap();
     for topic in &stats.topics {
-        seen.push(format!("{topic:?}"));
+        // How many bytes a message keeps depends on files that a recovery in memory does not make.
+        let mut counters = topic.clone();
+        counters.pin = None;
+        seen.push(format!("{counters:?}"));
         let messages = store.existing_topic(&topic.name).unwrap().browse();
         for message in messages {
             let message = message.unwrap();

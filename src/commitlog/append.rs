@@ -32,8 +32,8 @@ pub(crate) enum Purpose {
     Send,
     /// An ack, retry or dead letter: may use the first half of the reserve.
     Settle,
-    /// A record copied forward, so that a segment can go: may use its first quarter, since the acks
-    /// that come meanwhile must find room too.
+    /// A record copied forward, so that segments can go: may use what settles may, and what the
+    /// largest snapshot leaves of the other half.
     Move,
     /// A snapshot: may use all of it.
     Snap,
@@ -81,6 +81,9 @@ impl Need {
     }
 }
 
+/// Bytes of the reserve beyond two of the largest snapshots.
+pub(crate) const RESERVE_SLACK: u64 = 64 << 10;
+
 /// Padded length of a SEAL record.
 const SEAL: u64 = record::padded(HEADER + 16) as u64;
 
@@ -125,7 +128,10 @@ impl Log {
         match need.purpose {
             Purpose::Snap => true,
             Purpose::Settle => limit - tail > self.reserve_size() / 2,
-            Purpose::Move => limit - tail > self.reserve_size() / 4 * 3,
+            Purpose::Move => {
+                let snap = self.reserve_size() / 2 - RESERVE_SLACK / 2;
+                (limit - tail).saturating_sub(need.bytes) > snap
+            }
             Purpose::Send => broken!(NoReserveForAcks),
         }
     }
@@ -241,7 +247,7 @@ impl Log {
             + u64::from(g.groups) * (256 + 224)
             + u64::from(g.tag_blocks()) * TAG_BLOCK as u64
             + u64::from(g.producers) * 1200;
-        (2 * snap + (64 << 10)).next_multiple_of(HEADER_SPAN)
+        (2 * snap + RESERVE_SLACK).next_multiple_of(HEADER_SPAN)
     }
 
     /// Runs a transaction that appends: reserves, makes room and tries again when there is none,

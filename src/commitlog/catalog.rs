@@ -113,6 +113,15 @@ impl Log {
         *self.catalog.lock() = Catalog::default();
     }
 
+    /// Closes the descriptors that the segments up to this number were read through: what is open
+    /// holds the space of a file that is removed, and this process may not read again for long.
+    pub(crate) fn close_files_to(&self, number: u64) {
+        let catalog = self.catalog.lock();
+        for segment in catalog.by_base.values().filter(|s| s.number <= number) {
+            segment.handles.lock().clear();
+        }
+    }
+
     fn refresh(&self, catalog: &mut Catalog) -> Result<()> {
         loop {
             // First: what is read after it may be rolled back, which then changes it.

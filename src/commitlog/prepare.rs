@@ -24,7 +24,7 @@ use crate::sys::Open;
 /// The file of the reserve.
 const RESERVE: &str = "reserve.pre";
 /// On a disk that is nearly full, segments are made this small before sends are refused.
-const SMALLEST: u64 = 1 << 20;
+pub(crate) const SMALLEST: u64 = 1 << 20;
 
 /// The maintenance byte, given back when dropped.
 pub(crate) struct Maintenance<'a> {

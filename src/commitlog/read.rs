@@ -134,10 +134,10 @@ impl Log {
 
     /// The record that stands at `lsn` itself, not a copy of one that once stood there.
     pub(crate) fn read_here(&self, lsn: u64, ahead: &mut ReadAhead) -> Result<Stored> {
-        let read = self.read_at(lsn, ahead, false);
+        let read = self.read_in_place(lsn, ahead, false);
         let read = read.or_else(|_| {
             self.forget_files();
-            self.read_at(lsn, ahead, true)
+            self.read_in_place(lsn, ahead, true)
         });
         read.map_err(|(Failure::Io(e) | Failure::Bad(e))| self.or_gone(e))
     }
@@ -186,7 +186,7 @@ impl Log {
         ahead: &mut ReadAhead,
         fresh: bool,
     ) -> Result<Stored, Failure> {
-        let failure = match self.read_at(lsn, ahead, fresh) {
+        let failure = match self.read_in_place(lsn, ahead, fresh) {
             Err(Failure::Io(e)) if e.errno() != Some(libc::ENOENT) => return Err(e.into()),
             Err(failure) => failure,
             Ok(stored) => return Ok(stored),
@@ -194,7 +194,7 @@ impl Log {
         let Some(at) = self.copy_of(lsn, 0)? else {
             return Err(failure);
         };
-        let carrier = self.read_at(at, ahead, fresh)?;
+        let carrier = self.read_in_place(at, ahead, fresh)?;
         carrier.carried(lsn).map_err(|bad| {
             Failure::Bad(
                 Error::new(
@@ -207,7 +207,12 @@ impl Log {
         })
     }
 
-    fn read_at(&self, lsn: u64, ahead: &mut ReadAhead, fresh: bool) -> Result<Stored, Failure> {
+    fn read_in_place(
+        &self,
+        lsn: u64,
+        ahead: &mut ReadAhead,
+        fresh: bool,
+    ) -> Result<Stored, Failure> {
         loop {
             let watermark = if broken!(RingCopyCheckedAgainstWritten) {
                 W_WRITTEN

@@ -13,7 +13,8 @@
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group.
-//! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back.
+//! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back;
+//!   [`pins`] tells who keeps how much of it.
 
 pub(crate) mod bury;
 pub(crate) mod claim;
@@ -22,6 +23,7 @@ pub(crate) mod gone;
 pub(crate) mod live;
 pub(crate) mod order;
 pub(crate) mod pick;
+pub(crate) mod pins;
 pub(crate) mod places;
 pub(crate) mod producers;
 pub(crate) mod progress;

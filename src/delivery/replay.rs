@@ -388,6 +388,11 @@ impl Model {
     fn lose(&mut self, loss: &Loss) {
         self.gaps.retain(|gap| !loss.gaps.contains(gap));
         for gap in &loss.gaps {
+            for group in self.groups.values_mut().filter(|g| g.topic == gap.stream) {
+                // They were seen once, and will not be missed again.
+                let end = gap.first.saturating_add(gap.count);
+                group.tries.retain(|seq, _| *seq < gap.first || *seq >= end);
+            }
             if let Some(topic) = self.topics.get_mut(&gap.stream) {
                 topic.next = topic.next.max(gap.first + gap.count);
             }
@@ -434,6 +439,29 @@ impl Model {
             self.install_group(log, id, group)?;
         }
         Ok(())
+    }
+
+    /// Messages that were outstanding, and that no index knows any more: their copies are damaged,
+    /// and so is what listed them.
+    pub(crate) fn missing(&self, log: &Log) -> Result<Vec<Gap>> {
+        let mut missing = Vec::new();
+        for group in self.groups.values() {
+            let stream = group.topic;
+            for &seq in group.tries.keys().filter(|&&seq| group.is_unsettled(seq)) {
+                let known = self.gaps.iter().chain(&missing).any(|gap: &Gap| {
+                    gap.stream == stream && (gap.first..gap.first + gap.count).contains(&seq)
+                });
+                let listed = || log.candidates(stream, seq, 1);
+                if !known && listed()?.first().is_none_or(|(found, _)| *found != seq) {
+                    missing.push(Gap {
+                        stream,
+                        first: seq,
+                        count: 1,
+                    });
+                }
+            }
+        }
+        Ok(missing)
     }
 
     /// Marks in shared memory which groups must be told of newly found gaps.

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use super::live::{self, Live, Survey};
 use super::snapshot;
 use crate::commitlog::Log;
-use crate::commitlog::append::{Need, Purpose};
+use crate::commitlog::append::{Need, Purpose, RESERVE_SLACK};
 use crate::commitlog::catalog::Segment;
 use crate::commitlog::links::{MovedDraft, moved_len};
-use crate::commitlog::prepare::Maintenance;
+use crate::commitlog::prepare::{Maintenance, SMALLEST};
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
 use crate::shm::control::{
@@ -114,20 +114,28 @@ fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
 fn move_forward(log: &Log, held: &Maintenance<'_>, when: When) -> Result<bool> {
     let tail = log.tail();
     let mut moving = log.moving.lock();
+    if log.is_short() {
+        // A plan of before may be too large now.
+        moving.todo.clear();
+    }
     if moving.todo.is_empty() {
         if when == When::InUse && tail < moving.look_again_at {
             return Ok(false);
         }
-        let Some((todo, last)) = plan(log, moving.paid)? else {
+        let planned = plan(log, moving.paid);
+        log.close_files_to(log.ctl.global(G_ACTIVE));
+        let Some((todo, last)) = planned? else {
             moving.look_again_at = tail + active_span(log) / 4;
             return Ok(false);
         };
         (moving.todo, moving.last) = (todo, last);
     }
     let last = moving.last;
-    match move_some(log, held, &mut moving.todo, last) {
-        Ok(()) => {
-            if moving.todo.is_empty() {
+    let moved = move_some(log, held, &mut moving.todo, last);
+    log.close_files_to(last);
+    match moved {
+        Ok(whole) => {
+            if whole && moving.todo.is_empty() {
                 moving.paid = last;
             }
             Ok(true)
@@ -164,12 +172,19 @@ fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
     sealed.truncate(sealed.iter().take_while(|s| fits(s)).count());
     let span = |s: &Arc<Segment>| s.end - s.base;
     let worth = sealed.iter().map(span).sum::<u64>() / SHARE;
-    // Not all the disk is looked through for a long run.
-    let most = worth.min(4 * ctl.layout.geometry.segment);
-    let (mut run, mut cost) = (0, 0);
+    let segment = ctl.layout.geometry.segment;
+    // Not all the disk is looked through for a long run. What little room a full disk has is for
+    // acks: it is used for few copies only, and if they make room for a new segment.
+    let (most, gain) = if log.is_short() {
+        (worth.min(RESERVE_SLACK / 4), 2 * segment.min(SMALLEST))
+    } else {
+        (worth.min(2 * segment), 0)
+    };
+    let (mut run, mut cost, mut freed) = (0, 0, 0);
     let mut todo = VecDeque::new();
     let mut ahead = ReadAhead::default();
     for segment in &sealed {
+        freed += span(segment);
         if segment.number > paid {
             run += span(segment);
         }
@@ -191,25 +206,39 @@ fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
             }
             todo.push_back(original);
         }
-        if cost * SHARE < run && !todo.is_empty() {
+        if cost * SHARE < run && freed >= gain && !todo.is_empty() {
             return Ok(Some((todo, segment.number)));
         }
     }
     Ok(None)
 }
 
-/// Copies records forward until a quarter of the ring is filled with them.
-fn move_some(log: &Log, held: &Maintenance<'_>, todo: &mut VecDeque<u64>, last: u64) -> Result<()> {
+/// Copies records forward until a quarter of the ring is filled with them. False: the plan does not
+/// hold any more.
+fn move_some(
+    log: &Log,
+    held: &Maintenance<'_>,
+    todo: &mut VecDeque<u64>,
+    last: u64,
+) -> Result<bool> {
     let ring = log.ctl.layout.geometry.ring;
     let (turn, piece) = (ring / 4, BYTES.min(ring / 8));
     let mut ahead = ReadAhead::default();
-    let mut done = 0;
+    let (mut done, mut whole) = (0, true);
     while done < turn && !todo.is_empty() {
         let mut drafts: Vec<MovedDraft> = Vec::new();
         let mut bytes = 0;
         while let Some(&original) = todo.front() {
             if log.copy_of(original, last + 1)?.is_none() {
-                let stored = log.read(original, &mut ahead)?;
+                let stored = match log.read(original, &mut ahead) {
+                    Err(e) if e.code() == Code::Corrupt => {
+                        // Settled and gone since this was planned, or damaged: plan again.
+                        todo.clear();
+                        whole = false;
+                        break;
+                    }
+                    read => read?,
+                };
                 let Some(draft) = MovedDraft::new(&stored) else {
                     return Err(too_long(original));
                 };
@@ -223,7 +252,7 @@ fn move_some(log: &Log, held: &Maintenance<'_>, todo: &mut VecDeque<u64>, last: 
             todo.pop_front();
         }
         if drafts.is_empty() {
-            return Ok(());
+            break;
         }
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         let need = Need::new(len, 0, Purpose::Move).with_links(drafts.len() as u64);
@@ -235,7 +264,7 @@ fn move_some(log: &Log, held: &Maintenance<'_>, todo: &mut VecDeque<u64>, last: 
         })?;
         done += bytes;
     }
-    Ok(())
+    Ok(whole)
 }
 
 fn too_long(original: u64) -> Error {

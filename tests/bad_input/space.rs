@@ -89,7 +89,7 @@ fn on_a_full_disk() {
         (Code::Full, Some(Outcome::NotStored))
     );
     second.close().unwrap();
-    // Dead letters work too. (An early one would keep everything behind it: it stays where it is.)
+    // Dead letters work too.
     for number in 0..sent {
         let delivery = group.receive(PATIENCE).unwrap().unwrap();
         assert!(

@@ -414,6 +414,9 @@ pub(crate) struct BenchArgs {
     /// Also 10 million messages waiting: memory, and rates against 10 thousand
     #[arg(long)]
     pub(crate) deep: bool,
+    /// Also 10 million messages by three groups, one of which stalls: what the disk holds
+    #[arg(long)]
+    pub(crate) reclaim: bool,
     /// Only the measurements whose name contains this
     #[arg(long)]
     pub(crate) only: Option<String>,

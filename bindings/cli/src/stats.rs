@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keepq::{Flush, GroupStats, StoreStats, TopicStats};
+use keepq::{Flush, GroupStats, Pin, StoreStats, TopicStats};
 use serde_json::{Value, json};
 
 use crate::args::{
@@ -228,7 +228,25 @@ fn store_row(s: &StoreStats) -> Value {
         "members": s.members,
         "outstanding": s.outstanding,
         "flushes": s.flushes,
+        "pinned_bytes": pinned_bytes(s.pin.as_ref()),
+        "pinned_by": pinned_by(s.pin.as_ref(), true),
     })
+}
+
+/// Bytes of the log that would go if the message were not needed.
+fn pinned_bytes(pin: Option<&Pin>) -> u64 {
+    pin.map_or(0, |pin| pin.bytes)
+}
+
+/// Which message it is: `orders/billing outstanding 17 (00000000000012a0)`.
+fn pinned_by(pin: Option<&Pin>, whole: bool) -> String {
+    let Some(pin) = pin else { return String::new() };
+    let message = format!("{} {} ({})", pin.kind, pin.seq, pin.id);
+    match (&pin.group, whole) {
+        (_, false) => message,
+        (Some(group), true) => format!("{}/{group} {message}", pin.topic),
+        (None, true) => format!("{} {message}", pin.topic),
+    }
 }
 
 fn topic_row(t: &TopicStats) -> Value {
@@ -237,6 +255,8 @@ fn topic_row(t: &TopicStats) -> Value {
         "first_seq": t.first_seq,
         "next_seq": t.next_seq,
         "groups": t.groups,
+        "pinned_bytes": pinned_bytes(t.pin.as_ref()),
+        "pinned_by": pinned_by(t.pin.as_ref(), true),
     })
 }
 
@@ -250,5 +270,7 @@ fn group_row(g: &GroupStats) -> Value {
         "lag": g.lag,
         "dead": g.dead,
         "cursor": g.cursor,
+        "pinned_bytes": pinned_bytes(g.pin.as_ref()),
+        "pinned_by": pinned_by(g.pin.as_ref(), false),
     })
 }

@@ -6,6 +6,7 @@
 mod deep;
 mod hop;
 mod receives;
+mod reclaim;
 mod sends;
 mod shared_word;
 
@@ -143,19 +144,24 @@ fn cannot(what: &str, error: &std::io::Error) -> Failure {
 
 type Measure = fn(&Place, &BenchArgs) -> Result<Vec<Row>, Failure>;
 
-const MEASURES: [(&str, Measure); 5] = [
+const MEASURES: [(&str, Measure); 6] = [
     ("sync-send", sends::sync_send),
     ("async-send", sends::async_send),
     ("receive", receives::receive),
     ("hop", hop::hop),
     ("deep", deep::deep),
+    ("reclaim", reclaim::reclaim),
 ];
 
 pub(crate) fn run(args: &BenchArgs) -> Result<i32, Failure> {
     let place = Place::new(args)?;
     let wanted = |name: &str| match &args.only {
         Some(part) => name.contains(part.as_str()),
-        None => name != "deep" || args.deep,
+        None => match name {
+            "deep" => args.deep,
+            "reclaim" => args.reclaim,
+            _ => true,
+        },
     };
     let chosen: Vec<_> = MEASURES.iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
