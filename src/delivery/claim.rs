@@ -66,7 +66,7 @@ pub(crate) fn may_deliver(log: &Log, group: u32, topic: u32) -> bool {
         return true;
     }
     let cursor = group_word(P_CURSOR);
-    if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) || !may_take_slot(ctl, group) {
+    if cursor >= ctl.load(ctl.layout.topic(topic, T_NEXT)) || room_for_new(ctl, group) == 0 {
         return false;
     }
     let sync = ctl.load(ctl.layout.topic(topic, T_FLAGS)) & TOPIC_SYNC != 0;
@@ -180,10 +180,12 @@ fn claim_new(
     }
     let topic = topic_of(tx, wanted.group)?;
     let visible = visible_end(tx, topic);
+    let most = room_for_new(tx.ctl, wanted.group);
+    room = room.min(usize::try_from(most).unwrap_or(usize::MAX));
     // They ascend: of a long list that is used up one by one, most lie behind the cursor.
     let behind = candidates.partition_point(|(seq, _)| *seq < cursor);
     for &(seq, lsn) in &candidates[behind..] {
-        if room == 0 || lsn >= visible || !may_take_slot(tx.ctl, wanted.group) {
+        if room == 0 || lsn >= visible {
             break;
         }
         let Some(slot) = slot::allocate(tx)? else {
@@ -237,26 +239,31 @@ pub(crate) fn topic_of_group(ctl: &Ctl, group: u32) -> Result<u32> {
 }
 
 /// Messages that the group has in flight: leased, waiting, ready again and parked.
+#[inline]
 fn held(ctl: &Ctl, group: u32) -> u64 {
     let word = |w| ctl.load(ctl.layout.group(group, w));
     word(P_LEASED) + word(P_READY) + word(P_WAITING) + word(P_PARKED)
 }
 
-/// Backpressure: a group at its cap, or above its share with only the others' shares left. Without
-/// the lock it is a hint.
+/// Backpressure: how many new messages the group may take now. At its cap none; above its share
+/// only what is left beside the others' shares. Without the lock it is a hint.
 ///
 /// That the shares are there: who takes a slot of his share leaves the rest of all shares; who
 /// takes another leaves at least all of them. They are of all groups that there can be, so one that
 /// is made later finds its share, too.
-pub(super) fn may_take_slot(ctl: &Ctl, group: u32) -> bool {
-    let geometry = &ctl.layout.geometry;
+#[inline]
+pub(super) fn room_for_new(ctl: &Ctl, group: u32) -> u64 {
     let held = held(ctl, group);
-    if held >= ctl.load(ctl.layout.group(group, P_MAX_OUTSTANDING)) {
-        return false;
-    }
-    held < u64::from(geometry.share())
-        || free_slots(ctl) > kept_for_shares(ctl)
-        || broken!(ShareNotKept)
+    let most = ctl.load(ctl.layout.group(group, P_MAX_OUTSTANDING));
+    let free = free_slots(ctl);
+    let share = u64::from(ctl.layout.geometry.share).saturating_sub(held);
+    let kept = if broken!(ShareNotKept) {
+        0
+    } else {
+        kept_for_shares(ctl)
+    };
+    let slots = free.saturating_sub(kept).max(share).min(free);
+    most.saturating_sub(held).min(slots)
 }
 
 /// Slots that hold nothing.
@@ -267,7 +274,7 @@ pub(super) fn free_slots(ctl: &Ctl) -> u64 {
 /// Slots that nobody takes who has used up his share.
 pub(super) fn kept_for_shares(ctl: &Ctl) -> u64 {
     let geometry = &ctl.layout.geometry;
-    u64::from(geometry.share()) * u64::from(geometry.groups)
+    u64::from(geometry.share) * u64::from(geometry.groups)
 }
 
 /// Whether the group had no room for new messages before `settled` of its messages left, and has

@@ -93,6 +93,7 @@ pub(crate) fn park(tx: &mut Tx<'_>, head: u32, slot: u32) -> Result<()> {
 
 /// Frees a slot whose message is settled and which is in no list. If others were parked behind it,
 /// the first of them is READY now.
+#[inline]
 pub(crate) fn settled(tx: &mut Tx<'_>, slot: u32, was: Head) -> Result<()> {
     let key = tx.get(tx.ctl.layout.slot(slot, S_KEY));
     if key != 0 {
@@ -102,6 +103,7 @@ pub(crate) fn settled(tx: &mut Tx<'_>, slot: u32, was: Head) -> Result<()> {
     Ok(())
 }
 
+#[inline(never)]
 fn give_way(tx: &mut Tx<'_>, slot: u32, key: u64) -> Result<()> {
     let layout = tx.ctl.layout;
     let group = slot::owner(tx, slot)?.group;

@@ -39,6 +39,7 @@ pub(crate) struct Label {
 /// What a group goes by, and what that says of the candidates in hand.
 #[derive(Debug, Default)]
 pub(crate) struct Labels {
+    group: u32,
     /// Of the tags it was made by.
     version: u64,
     tags: Vec<String>,
@@ -78,6 +79,7 @@ impl Labels {
         }
         let tx = ctl.begin(ctl.patience())?;
         *self = Self {
+            group,
             version: word(P_TAGS_VERSION),
             tags: tags::read(ctl, group)?,
             ordered,
@@ -97,10 +99,13 @@ impl Labels {
         ahead: &mut ReadAhead,
     ) -> Result<()> {
         self.of.clear();
+        let cursor = || log.ctl.load(log.ctl.layout.group(self.group, P_CURSOR));
         let mut failure = None;
         for &(seq, lsn) in &*candidates {
             match self.label(log, topic, (seq, lsn), ahead) {
                 Ok(label) => self.of.push(label),
+                // Others have taken it meanwhile, and perhaps its file is gone with it.
+                Err(_) if seq < cursor() => self.of.push(Label::default()),
                 Err(e) => {
                     failure = Some(e);
                     break;
@@ -183,6 +188,7 @@ pub(super) fn claim_chosen(
     let behind = picking.candidates.partition_point(|(seq, _)| *seq < cursor);
     let labelled = picking.candidates.iter().zip(&picking.labels.of);
     let (mut room, mut passed) = (picking.room, Passed::None);
+    let mut slots = claim::room_for_new(&log.ctl, group);
     let mut skips = Skips::default();
     for (&(seq, lsn), label) in labelled.skip(behind).take(claim::MOST) {
         if room == 0 || lsn >= visible {
@@ -196,9 +202,10 @@ pub(super) fn claim_chosen(
             skips.add(seq);
             passed = Passed::Some;
         } else {
-            if !claim::may_take_slot(&log.ctl, group) {
+            if slots == 0 {
                 break;
             }
+            slots -= 1;
             let Some(slot) = slot::allocate(tx)? else {
                 break;
             };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::slot::{Head, Owner, State};
-use super::{claim, fetch, registry, removed};
+use super::{claim, fetch, gone, places, removed};
 use crate::commitlog::Log;
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Result};
@@ -14,8 +14,8 @@ use crate::format::links::Reference;
 use crate::format::segment::parse_file_name;
 use crate::options::PinKind;
 use crate::shm::control::{
-    G_OLDEST, G_SLOT_TOP, P_CURSOR, P_STATE, P_TOPIC, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST,
-    T_GROUP, T_NEXT, T_STATE,
+    G_OLDEST, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST,
+    T_GROUP, T_NEXT,
 };
 
 /// Messages looked up at a time.
@@ -82,8 +82,10 @@ impl<'a> Pins<'a> {
         for slot in 0..top {
             let word = |w| ctl.load(ctl.layout.slot(slot, w));
             let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
-            let group = Owner::unpack(word(S_OWNER)).group;
-            let free = matches!(state, None | Some(State::Free | State::Removed));
+            let place = Owner::unpack(word(S_OWNER)).group;
+            let group = places::group_at(ctl, place);
+            let free = matches!(state, None | Some(State::Free | State::Removed))
+                || gone::is_void(ctl, place, word(S_SEQ));
             let Some(stream) = claim::topic_of_group(ctl, group).ok().filter(|_| !free) else {
                 continue;
             };
@@ -118,7 +120,7 @@ impl<'a> Pins<'a> {
 
     fn kept_by_topic(&self, topic: u32) -> Result<Option<Kept>> {
         let word = |w| self.log.ctl.load(self.log.ctl.layout.topic(topic, w));
-        if word(T_STATE) == 0 || word(T_GROUP) != 0 {
+        if !self.log.ctl.has_topic(topic) || word(T_GROUP) != 0 {
             return Ok(None);
         }
         let mut lowest = Lowest::default();
@@ -130,7 +132,7 @@ impl<'a> Pins<'a> {
         let ctl = &self.log.ctl;
         let word = |w| ctl.load(ctl.layout.group(group, w));
         let topic = u32::try_from(word(P_TOPIC)).unwrap_or(u32::MAX);
-        if word(P_STATE) == 0 || topic >= registry::topics(ctl) {
+        if !ctl.has_group(group) || !ctl.has_topic(topic) {
             return Ok(None);
         }
         let mut lowest = self.outstanding.get(&group).copied().unwrap_or_default();

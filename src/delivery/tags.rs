@@ -69,14 +69,24 @@ fn linked(ctl: &Ctl, link: u64) -> Result<Option<u32>> {
     match u32::try_from(link) {
         Ok(0) => Ok(None),
         Ok(n) if n <= ctl.layout.geometry.tag_blocks() => Ok(Some(n - 1)),
-        _ => Err(ctl.damaged("a list of tags leads nowhere")),
+        _ => Err(wrong(ctl)),
     }
 }
 
-/// The tags of a group; empty = every message. Lock E is held.
+/// What a list is told that makes no sense.
+fn wrong(ctl: &Ctl) -> Error {
+    if ctl.is_frozen() {
+        // Read without the lock, it may be half of a change.
+        return ctl.being_repaired();
+    }
+    ctl.damaged("a list of tags")
+}
+
+/// The tags of a group; empty = every message. Lock E is held, or the store is open for reading
+/// only.
 pub(crate) fn read(ctl: &Ctl, group: u32) -> Result<Vec<String>> {
     let word = ctl.load(ctl.layout.group(group, P_TAGS));
-    let wrong = || ctl.damaged("a list of tags");
+    let wrong = || wrong(ctl);
     let len = low_half(word) as usize;
     if len > LONGEST {
         return Err(wrong());

@@ -302,6 +302,9 @@ pub(crate) struct Geometry {
     pub(crate) producers: u32,
     pub(crate) members: u32,
     pub(crate) blocks: u32,
+    /// Slots that every group can use whatever the others hold: a quarter of all is kept for these
+    /// shares.
+    pub(crate) share: u32,
 }
 
 impl Geometry {
@@ -338,29 +341,24 @@ impl Geometry {
         let topics = (slots / 32).clamp(16, 2048);
         let members = u32::try_from(limits::MEMBERS).unwrap_or(1024);
         let entries = u32::try_from(segment / 192).unwrap_or(u32::MAX);
+        let groups = (slots / 64).clamp(16, 1024);
         Ok(Self {
             ring,
             segment,
             slots,
             topics,
-            groups: (slots / 64).clamp(16, 1024),
+            groups,
             producers: (slots / 16).clamp(16, 4096),
             members: (slots / 64).clamp(16, members),
             // Of these one for each topic that begins, and one for the links.
             blocks: entries / 62 + topics.min(256) + 3,
+            share: (slots / 4 / groups).max(1),
         })
     }
 
     /// Blocks for the tags of all groups.
     pub(crate) const fn tag_blocks(&self) -> u32 {
         128 + 4 * self.groups
-    }
-
-    /// Slots that every group can use whatever the others hold: a quarter of all is kept for these
-    /// shares.
-    pub(crate) const fn share(&self) -> u32 {
-        let share = self.slots / 4 / self.groups;
-        if share == 0 { 1 } else { share }
     }
 }
 
