@@ -15,8 +15,8 @@ use crate::options::{
 use crate::producer::Producer;
 use crate::receipt::Receipt;
 use crate::shm::control::{
-    G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_GROUP, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
-    W_PUBLISHED,
+    G_OUTSTANDING, G_TAIL, P_REMOVED, P_STATE, T_FIRST, T_GROUP, T_NEXT, T_STATE, TOPIC_SYNC,
+    W_DURABLE, W_FLUSHES, W_PUBLISHED,
 };
 use crate::shm::member;
 use crate::sys::{Env, RealDisk, RealHost, RuntimeDir, check_filesystem};
@@ -305,12 +305,14 @@ impl Store {
             stats.members += u64::from(member::in_use(ctl, slot));
         }
         let groups = registry::groups(ctl);
-        for group in 0..groups {
+        let is_there = |at| ctl.load(at) == 1;
+        for group in (0..groups).filter(|&id| is_there(ctl.layout.group(id, P_STATE))) {
             stats.groups.push(group_stats(&self.inner, group)?);
             let removed = ctl.load(ctl.layout.group(group, P_REMOVED));
             stats.outstanding = stats.outstanding.saturating_sub(removed);
         }
-        for id in 0..registry::topics(ctl) {
+        let topics = 0..registry::topics(ctl);
+        for id in topics.filter(|&id| is_there(ctl.layout.topic(id, T_STATE))) {
             let word = |w| ctl.load(ctl.layout.topic(id, w));
             let name = registry::topic_name(ctl, id)?;
             let of_topic = stats.groups.iter().filter(|g| g.topic == name).count() as u64;

@@ -9,7 +9,7 @@
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
-//!   [`progress`] for each group.
+//!   [`progress`] for each group, and [`salvage`] when no snapshot is whole.
 
 pub(crate) mod bury;
 pub(crate) mod claim;
@@ -21,6 +21,7 @@ pub(crate) mod putback;
 pub(crate) mod registry;
 pub(crate) mod removed;
 pub(crate) mod replay;
+pub(crate) mod salvage;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod snapshot;

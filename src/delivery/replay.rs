@@ -29,7 +29,7 @@ use crate::shm::control::{
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Topic {
     pub(crate) name: String,
-    flags: u32,
+    pub(super) flags: u32,
     pub(crate) first: u64,
     pub(crate) next: u64,
 }
@@ -41,10 +41,10 @@ pub(crate) struct Model {
     snap: u64,
     pub(crate) snap_complete: bool,
     pub(crate) topics: BTreeMap<u32, Topic>,
-    groups: BTreeMap<u32, Group>,
+    pub(super) groups: BTreeMap<u32, Group>,
     producers: BTreeMap<String, producers::InLog>,
     /// By how much sequences jump at the start of each epoch.
-    jump: u64,
+    pub(super) jump: u64,
     pub(crate) records: u64,
     /// The oldest segment that the log says is kept; 0 = it says nothing.
     pub(crate) oldest: u64,
@@ -53,6 +53,8 @@ pub(crate) struct Model {
     removed: BTreeMap<u32, BTreeMap<u64, u64>>,
     /// Sequences that are missing between records and that no LOSS record names yet.
     pub(crate) gaps: Vec<Gap>,
+    /// Of a salvage: what was not to be had.
+    pub(crate) salvage: Option<super::salvage::Salvage>,
 }
 
 impl Model {
@@ -188,6 +190,9 @@ impl Model {
     }
 
     fn advance(&mut self, stream: u32, seq: u64) {
+        if self.salvage.is_some() {
+            self.meet(stream, seq);
+        }
         if let Some(topic) = self.topics.get_mut(&stream) {
             if seq > topic.next {
                 // Sequences are dense within an epoch: what is missing was damaged.
@@ -247,6 +252,9 @@ impl Model {
         } else {
             piece.head.first_lsn
         };
+        if self.salvage.is_some() {
+            return self.load_salvaged(piece);
+        }
         if first != self.snap || self.snap == 0 {
             return;
         }
@@ -256,7 +264,7 @@ impl Model {
         self.snap_complete |= piece.head.last;
     }
 
-    fn load_item(&mut self, item: &SnapItem) {
+    pub(super) fn load_item(&mut self, item: &SnapItem) {
         match item {
             SnapItem::Topic {
                 id,

@@ -17,8 +17,8 @@ use crate::format::record::{Draft, HEADER, Kind};
 use crate::shm::Tx;
 use crate::shm::control::{
     G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR,
-    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER, S_SEQ,
-    T_FIRST, T_FLAGS, T_NEXT,
+    P_GENERATION, P_LOST, P_LOST_COUNT, P_START, P_STATE, P_TOPIC, S_DUE, S_HEAD, S_LSN, S_OWNER,
+    S_SEQ, T_FIRST, T_FLAGS, T_NEXT, T_STATE,
 };
 
 /// Largest piece.
@@ -166,6 +166,11 @@ fn push_tables(
     }
     while next.0 < registry::topics(ctl) {
         let word = |w| tx.get(ctl.layout.topic(next.0, w));
+        if word(T_STATE) != 1 {
+            // After a salvage: an id of which nothing is known.
+            next.0 += 1;
+            continue;
+        }
         let item = SnapItem::Topic {
             id: next.0,
             name: registry::topic_name(ctl, next.0).unwrap_or_default(),
@@ -180,6 +185,11 @@ fn push_tables(
     }
     while next.1 < registry::groups(ctl) {
         let word = |w| tx.get(ctl.layout.group(next.1, w));
+        if word(P_STATE) != 1 {
+            cursors.push(0);
+            next.1 += 1;
+            continue;
+        }
         let low = crate::shm::lock::low_half;
         let item = SnapItem::Group {
             id: next.1,

@@ -114,6 +114,12 @@ breaks! {
     OpenProducerDropped = "open_producer_dropped",
     /// That a producer's name was dropped is not noted in the log.
     ProducerDropNotNoted = "producer_drop_not_noted",
+    /// A repair changes damaged files without keeping copies.
+    NoCopyBeforeRepair = "no_copy_before_repair",
+    /// A repair does not note in the log what damage it has dealt with.
+    RepairNotNoted = "repair_not_noted",
+    /// A repair leaves the store without a new snapshot.
+    NoSnapshotAfterRepair = "no_snapshot_after_repair",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }
