@@ -41,6 +41,7 @@ mod rebuild;
 mod receipt;
 #[cfg(feature = "async")]
 mod receive_async;
+mod repair;
 mod send_async;
 mod shm;
 #[cfg(feature = "sim")]
@@ -62,8 +63,9 @@ pub use error::{Code, Error, Outcome, Result};
 pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
-    Backoff, Finding, Flush, GroupConfig, GroupStats, MessageId, Pin, PinKind, RecoveryReport,
-    SendStatus, Sent, Start, StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
+    Backoff, Finding, Flush, GroupConfig, GroupStats, LostMessages, MessageId, Pin, PinKind,
+    RecoveryReport, RepairOptions, RepairReport, SendStatus, Sent, Start, StoreOptions, StoreStats,
+    TopicStats, VerifyReport, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;
@@ -71,6 +73,10 @@ pub use ready::Readiness;
 pub use receipt::Receipt;
 #[cfg(feature = "async")]
 pub use receive_async::{Deliveries, Receive};
+pub use repair::repair;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub use simulated::repair_simulated;
 pub use store::Store;
 pub use topic::{Message, OutMessage, Topic};
 pub use verify::verify;

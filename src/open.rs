@@ -28,10 +28,12 @@ use crate::sys::{Arena, Dir, Env, Host, Open, Stat};
 
 mod check;
 mod look;
+mod mend;
 mod runtime;
 
 use check::{check_place, check_unused};
 pub(crate) use look::{LookedAt, attach_to_look};
+pub(crate) use mend::{Alone, Mended, attach_to_mend, take_alone};
 pub(crate) use runtime::place_of_maps;
 
 const CTL: &str = "ctl";
@@ -91,6 +93,7 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
         maps: runtime::maps(env),
         superblock: &superblock,
         layout: Layout::new(geometry),
+        mended: None,
     };
     let prewrite = options.flush == Flush::Sync;
     let log = if member::anybody_alive(host, geometry.members)? {
@@ -270,6 +273,8 @@ struct Place<'a> {
     maps: Dir,
     superblock: &'a Super,
     layout: Layout,
+    /// A repair: what it comes to.
+    mended: Option<std::cell::RefCell<Mended>>,
 }
 
 /// Words that say whose shared memory it is.
@@ -398,8 +403,13 @@ impl Place<'_> {
         self.dir.sync_dir("")?;
         let ring = self.salvage()?;
         let mut recovery = Recovery::open(self.dir, &self.superblock.uuid, ring)?;
-        let (mut model, mut found) =
-            rebuild::replay(&mut recovery, self.layout.geometry.ring / 48)?;
+        let jump = self.layout.geometry.ring / 48;
+        let (mut model, mut found) = match rebuild::replay(&mut recovery, jump) {
+            Err(e) if self.mended.is_some() && rebuild::is_no_start(&e) => {
+                rebuild::salvage(&mut recovery, jump)?
+            }
+            replayed => replayed?,
+        };
         if found.last == 0 {
             return Err(Error::new(
                 Code::Corrupt,
@@ -442,6 +452,9 @@ impl Place<'_> {
             log.flush_now(log.ctl.patience())?;
         }
         rebuild::describe(report, &found, &model, &recovery);
+        if let Some(mended) = &self.mended {
+            mended.borrow_mut().note(&model);
+        }
         runtime::name(self.env, self.dir, log.ctl.load(W_INCARNATION))?;
         undo::init(&log.ctl, W_READY, 1);
         self.maps.rename(CTL_NEW, CTL)?;

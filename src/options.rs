@@ -516,6 +516,56 @@ pub struct Finding {
     pub reason: String,
     /// Whether it is damage of what had been durable (else it is only worth knowing).
     pub damage: bool,
+    /// Whether it was damage that a [`crate::repair()`] has dealt with: what it took is lost, its
+    /// groups are told of it, and the log says so.
+    pub known: bool,
+}
+
+/// How a store is repaired.
+#[derive(Debug, Clone, Default)]
+pub struct RepairOptions {
+    /// Only finds out what a repair would do: nothing on the disk is changed.
+    pub dry_run: bool,
+}
+
+/// Messages that damage took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LostMessages {
+    /// Their topic.
+    pub topic: String,
+    /// The first of their sequences.
+    pub first_seq: u64,
+    /// How many sequences.
+    pub count: u64,
+}
+
+/// The result of [`crate::repair()`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// What was found before.
+    pub before: VerifyReport,
+    /// What was done, or would be done, one sentence each, in order. Empty: nothing needed repair.
+    pub actions: Vec<String>,
+    /// Messages that are gone. Each group that had not settled them is told once, by a receive that
+    /// ends with `Corrupt`.
+    pub lost: Vec<LostMessages>,
+    /// What else is not known any more: names of topics, where groups stood.
+    pub lost_state: Vec<String>,
+    /// Copies of damaged files as they were, and files that are no part of the log any more,
+    /// relative to the store.
+    pub quarantined: Vec<String>,
+    /// What is found afterwards. What is lost for good is [`Finding::known`] and no damage.
+    pub after: VerifyReport,
+}
+
+impl RepairReport {
+    /// Whether the store is in order afterwards.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.after.is_ok()
+    }
 }
 
 /// The result of [`crate::verify`].

@@ -81,13 +81,34 @@ fn replay_from(recovery: &mut Recovery, start: u64, jump: u64) -> Result<Option<
     Ok(usable.then_some((model, found)))
 }
 
+/// Whether an open was refused because nothing tells what the beginning of the log held.
+pub(crate) fn is_no_start(error: &Error) -> bool {
+    error.code() == Code::Corrupt && error.message() == no_start().message()
+}
+
+/// Replays all that is left of a log whose snapshots are all damaged, for a repair: from what the
+/// pieces of any of them tell, and from the records.
+pub(crate) fn salvage(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found)> {
+    let mut model = Model::salvaging(jump);
+    let found = recovery.scan(0, &mut |event| {
+        match event {
+            Event::Jump => model.jump(),
+            // What cannot be understood tells nothing.
+            Event::Record(lsn, record) => drop(model.apply(lsn, record)),
+        }
+        Ok(())
+    })?;
+    model.end_salvage();
+    Ok((model, found))
+}
+
 /// The beginning of the log is reclaimed and no snapshot that stands for it is whole.
 fn no_start() -> Error {
     Error::new(
         Code::Corrupt,
         "no snapshot in the log is whole, and what they stand for is reclaimed: topics and groups \
          are unknown. The messages are still there; restore the store's files from a copy, or \
-         run keepq verify for what is damaged",
+         run keepq repair, which makes the store usable with what is left",
     )
 }
 
@@ -274,6 +295,23 @@ pub(crate) fn note_loss(log: &Log, found: &Found, model: &Model) -> Result<()> {
         })?;
     }
     model.tell_groups(log)
+}
+
+/// Writes down damage that a repair has dealt with: `verify` tells of it as known from then on.
+pub(crate) fn note_known(log: &Log, range: (u64, u64), reason: &str) -> Result<()> {
+    let (from, to) = range;
+    let loss = Loss {
+        from,
+        to,
+        gaps: Vec::new(),
+        reason: reason.to_owned(),
+    };
+    let mut draft = Draft::new(Kind::Loss, 0, 0, &[], &[&loss.encode()]);
+    let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
+    log.transact(need, log.ctl.patience(), |tx| {
+        log.append(tx, &mut draft.bytes, 0);
+        Ok(())
+    })
 }
 
 pub(crate) fn describe(

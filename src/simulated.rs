@@ -7,7 +7,7 @@ use crate::commitlog::Log;
 use crate::delivery::slot::{self, Head, Owner, State};
 use crate::delivery::{producers, registry, removed};
 use crate::error::Result;
-use crate::options::StoreOptions;
+use crate::options::{RepairOptions, RepairReport, StoreOptions};
 use crate::shm::control::{
     G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED, P_READY,
     P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK, S_OWNER,
@@ -77,6 +77,19 @@ impl Store {
     pub fn watermark(&self) -> u64 {
         self.inner().log.ctl.load(W_DURABLE)
     }
+}
+
+/// Repairs the store of a simulated machine as one of its processes.
+///
+/// # Errors
+/// As [`crate::repair()`].
+pub fn repair_simulated(process: &SimProcess, options: &RepairOptions) -> Result<RepairReport> {
+    let env = Env {
+        disk: process.disk(),
+        host: process.host(),
+        runtime: None,
+    };
+    crate::repair::repair_in(&env, options)
 }
 
 impl SimWorld {

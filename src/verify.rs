@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::commitlog::scan::{Leftovers, Source, open_segments};
 use crate::commitlog::{LOG_DIR, Log};
 use crate::error::{Code, Error, Result};
-use crate::format::payload::{self, Config, Moved, Seal, SnapItem};
+use crate::format::payload::{self, Config, Loss, Moved, Seal, SnapItem};
 use crate::format::record::{ALIGN, Kind, Record, parse_carried};
 use crate::format::segment::{JUMP, file_name, parse_sidecar_name};
 use crate::format::sidecar::Sidecar;
@@ -43,6 +43,22 @@ pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Res
 }
 
 pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyReport> {
+    Ok(examine(dir, progress)?.report)
+}
+
+/// What a look at every file came to.
+pub(crate) struct Examined {
+    pub(crate) report: VerifyReport,
+    /// The log positions that each finding concerns, where they are known.
+    pub(crate) ranges: Vec<Option<(u64, u64)>>,
+    /// What stands in the log besides good segments.
+    pub(crate) left: Leftovers,
+    /// How many segments that ended lack their index.
+    pub(crate) unindexed: usize,
+}
+
+/// As [`verify`], with the log positions of what was found.
+pub(crate) fn examine(dir: &Dir, progress: Progress<'_>) -> Result<Examined> {
     let Some(superblock) = read_super(dir)? else {
         return Err(Error::new(
             Code::NotAStore,
@@ -58,6 +74,8 @@ pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyRepo
             files: 1,
             ..VerifyReport::default()
         },
+        ranges: Vec::new(),
+        known: Vec::new(),
         oldest: 0,
     };
     if dir.try_stat("LOCK")?.is_none() {
@@ -77,15 +95,24 @@ pub(crate) fn verify_log(dir: &Dir, progress: Progress<'_>) -> Result<VerifyRepo
     }
     let ends = v.segments(&mut sources, total, progress)?;
     v.beginning(&sources);
-    v.sidecars(dir, &sources, &ends)?;
-    v.report
-        .findings
-        .sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
-    Ok(v.report)
+    let indexes = v.sidecars(dir, &sources, &ends)?;
+    let ended = sources.keys().rev().skip(1);
+    let unindexed = ended.filter(|number| !indexes.contains(number)).count();
+    let (report, ranges) = v.end();
+    Ok(Examined {
+        report,
+        ranges,
+        left,
+        unindexed,
+    })
 }
 
 struct Verifier {
     report: VerifyReport,
+    /// The log positions of each finding.
+    ranges: Vec<Option<(u64, u64)>>,
+    /// Damaged log positions that a repair has noted.
+    known: Vec<(u64, u64)>,
     /// The oldest segment that the log says is kept.
     oldest: u64,
 }
@@ -98,13 +125,46 @@ struct End {
 
 impl Verifier {
     fn find(&mut self, file: &str, position: u64, length: u64, reason: &str, damage: bool) {
+        self.ranges.push(None);
         self.report.findings.push(Finding {
             file: file.to_owned(),
             position,
             length,
             reason: reason.to_owned(),
             damage,
+            known: false,
         });
+    }
+
+    /// Damage at these log positions.
+    fn damage(&mut self, file: &str, position: u64, (from, to): (u64, u64), reason: &str) {
+        self.find(file, position, to - from, reason, true);
+        if let Some(range) = self.ranges.last_mut() {
+            *range = Some((from, to));
+        }
+    }
+
+    /// The findings in order, and their log positions. What a repair has noted is no damage now.
+    fn end(mut self) -> (VerifyReport, Vec<Option<(u64, u64)>>) {
+        let findings = std::mem::take(&mut self.report.findings);
+        let mut all: Vec<(Finding, Option<(u64, u64)>)> =
+            findings.into_iter().zip(self.ranges).collect();
+        all.sort_by(|(a, _), (b, _)| (&a.file, a.position).cmp(&(&b.file, b.position)));
+        for (finding, range) in &mut all {
+            let noted = range.is_some_and(|(from, to)| {
+                self.known
+                    .iter()
+                    .any(|&(first, end)| first <= from && to <= end)
+            });
+            if finding.damage && noted {
+                finding.damage = false;
+                finding.known = true;
+                finding.reason.push_str("; a repair has noted what it took");
+            }
+        }
+        let (findings, ranges) = all.into_iter().unzip();
+        self.report.findings = findings;
+        (self.report, ranges)
     }
 
     fn leftovers(&mut self, left: &Leftovers) {
@@ -165,11 +225,15 @@ impl Verifier {
                 if !fits && cut.is_none() {
                     let name = file_name(seal.next_number, 0);
                     let why = "it does not continue its predecessor";
-                    self.find(&Log::path(&name), 0, 4096, why, true);
+                    let base = followers.get(&next).map_or(0, |(base, _, _)| *base);
+                    self.damage(&Log::path(&name), 0, (base, base + 4096), why);
                 }
                 if !followers.contains_key(&next) && proven > seal.next_base && cut.is_none() {
                     let name = file_name(seal.next_number, 0);
-                    self.find(&Log::path(&name), 0, 0, "it is missing", true);
+                    let behind = followers.range(next..).next();
+                    let to = behind.map_or(proven, |(_, (base, _, _))| *base);
+                    let range = (seal.next_base, to.max(seal.next_base + 1));
+                    self.damage(&Log::path(&name), 0, range, "it is missing");
                 }
             }
             ends.insert(number, end);
@@ -186,7 +250,8 @@ impl Verifier {
         let first = sources.keys().find(|&&n| n >= oldest).copied();
         for number in oldest..first.unwrap_or(oldest) {
             let name = file_name(u32::try_from(number).unwrap_or(u32::MAX), 0);
-            self.find(&Log::path(&name), 0, 0, "it is missing", true);
+            let to = first.and_then(|n| sources.get(&n)).map_or(1, Source::first);
+            self.damage(&Log::path(&name), 0, (0, to), "it is missing");
         }
     }
 
@@ -258,7 +323,7 @@ impl Verifier {
         let durable_until = proven.min(cut.unwrap_or(u64::MAX)).min(source.limit());
         if lsn < durable_until {
             let to = next.unwrap_or(durable_until);
-            self.find(&name, position, to - lsn, why, true);
+            self.damage(&name, position, (lsn, to), why);
             return Ok(next.or(cut.filter(|&cut| cut > lsn && cut < source.limit())));
         }
         if source.first_nonzero(lsn)?.is_some() {
@@ -297,6 +362,13 @@ impl Verifier {
                     self.oldest = self.oldest.max(u64::from(first));
                 }
             }
+            Some(Kind::Loss) => {
+                if let Ok(loss) = Loss::decode(record.body) {
+                    if loss.gaps.is_empty() {
+                        self.known.push((loss.from, loss.to));
+                    }
+                }
+            }
             Some(Kind::Snap) => {
                 for item in payload::decode_items(record.body).unwrap_or_default() {
                     if let SnapItem::Oldest { number } = item {
@@ -314,7 +386,8 @@ impl Verifier {
         dir: &Dir,
         sources: &BTreeMap<u64, Source>,
         ends: &BTreeMap<u64, End>,
-    ) -> Result<()> {
+    ) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
         for name in dir.list(LOG_DIR)? {
             let Some(number) = parse_sidecar_name(&name) else {
                 continue;
@@ -324,13 +397,19 @@ impl Verifier {
             let bytes = dir.read_small(&path, 320 << 20)?;
             self.report.bytes += bytes.len() as u64;
             let number = u64::from(number);
+            found.push(number);
             let rebuilt = "; it is rebuilt when it is needed";
             match Sidecar::parse(&bytes) {
                 Err(bad) => self.find(&path, 0, 0, &format!("{bad}{rebuilt}"), false),
                 Ok(s) => {
                     let fits = sources.get(&number).is_some_and(|source| {
                         source.header.base == s.header.base && source.header.salt == s.header.salt
-                    }) && ends.get(&number).is_some_and(|end| end.lsn == s.header.end);
+                    });
+                    // Where a seal is damaged, the next segment says where this one ended.
+                    let next = sources.range(number + 1..).next();
+                    let followed = next.is_some_and(|(_, n)| n.header.prev_end == s.header.end);
+                    let ended = ends.get(&number).is_some_and(|end| end.lsn == s.header.end);
+                    let fits = fits && (ended || followed);
                     if !fits {
                         let why = format!("it does not describe its segment{rebuilt}");
                         self.find(&path, 0, 0, &why, false);
@@ -338,7 +417,7 @@ impl Verifier {
                 }
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 

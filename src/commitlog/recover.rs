@@ -587,4 +587,4 @@ fn files_of(source: &Source) -> Vec<String> {
 }
 
 /// Where damaged and superseded segments go. Only `repair` empties it.
-const QUARANTINE: &str = "quarantine";
+pub(crate) const QUARANTINE: &str = "quarantine";

@@ -168,6 +168,23 @@ impl Log {
         Ok(parsed)
     }
 
+    /// Makes the index file of a sealed segment again if it is missing or broken. Returns whether it
+    /// was.
+    pub(crate) fn restore_sidecar(&self, segment: &Arc<Segment>) -> Result<bool> {
+        let same = |s: &Sidecar| {
+            u64::from(s.header.number) == segment.number
+                && s.header.base == segment.base
+                && s.header.end == segment.end
+                && s.header.salt == segment.salt
+                && s.header.uuid == self.uuid
+        };
+        if self.load_sidecar(segment)?.is_some_and(|s| same(&s)) {
+            return Ok(false);
+        }
+        self.rebuild_sidecar(segment)?;
+        Ok(true)
+    }
+
     fn builder(&self, segment: &Segment) -> SidecarBuilder {
         SidecarBuilder::new(SidecarHeader {
             number: u32::try_from(segment.number).unwrap_or(0),

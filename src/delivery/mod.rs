@@ -12,7 +12,7 @@
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
 //!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
-//!   [`progress`] for each group.
+//!   [`progress`] for each group, and [`salvage`] when no snapshot is whole.
 //! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back;
 //!   [`pins`] tells who keeps how much of it.
 
@@ -31,6 +31,7 @@ pub(crate) mod putback;
 pub(crate) mod registry;
 pub(crate) mod removed;
 pub(crate) mod replay;
+pub(crate) mod salvage;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod snapshot;

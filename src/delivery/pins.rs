@@ -14,8 +14,8 @@ use crate::format::links::Reference;
 use crate::format::segment::parse_file_name;
 use crate::options::PinKind;
 use crate::shm::control::{
-    G_OLDEST, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST,
-    T_GROUP, T_NEXT,
+    G_OLDEST, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_GROUP,
+    T_NEXT,
 };
 
 /// Messages looked up at a time.

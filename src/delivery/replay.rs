@@ -32,7 +32,7 @@ use crate::shm::id::place_of;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Topic {
     pub(crate) name: String,
-    flags: u32,
+    pub(super) flags: u32,
     pub(crate) first: u64,
     pub(crate) next: u64,
 }
@@ -44,10 +44,10 @@ pub(crate) struct Model {
     snap: u64,
     pub(crate) snap_complete: bool,
     pub(crate) topics: BTreeMap<u32, Topic>,
-    groups: BTreeMap<u32, Group>,
+    pub(super) groups: BTreeMap<u32, Group>,
     producers: BTreeMap<String, producers::InLog>,
     /// By how much sequences jump at the start of each epoch.
-    jump: u64,
+    pub(super) jump: u64,
     pub(crate) records: u64,
     /// The oldest segment that the log says is kept; 0 = it says nothing.
     pub(crate) oldest: u64,
@@ -56,9 +56,11 @@ pub(crate) struct Model {
     removed: BTreeMap<u32, BTreeMap<u64, u64>>,
     /// The last ids that are known to be used at each place of the tables, of topics (false) and
     /// groups (true): of those that were deleted, and of those that only their records tell of.
-    used: BTreeMap<(bool, u32), u32>,
+    pub(super) used: BTreeMap<(bool, u32), u32>,
     /// Sequences that are missing between records and that no LOSS record names yet.
     pub(crate) gaps: Vec<Gap>,
+    /// Of a salvage: what was not to be had.
+    pub(crate) salvage: Option<super::salvage::Salvage>,
 }
 
 impl Model {
@@ -195,6 +197,9 @@ impl Model {
     }
 
     fn advance(&mut self, stream: u32, seq: u64) {
+        if self.salvage.is_some() {
+            self.meet(stream, seq);
+        }
         if let Some(topic) = self.topics.get_mut(&stream) {
             if seq > topic.next {
                 // Sequences are dense within an epoch: what is missing was damaged.
@@ -263,6 +268,9 @@ impl Model {
         } else {
             piece.head.first_lsn
         };
+        if self.salvage.is_some() {
+            return self.load_salvaged(piece);
+        }
         if first != self.snap || self.snap == 0 {
             return;
         }
@@ -272,7 +280,7 @@ impl Model {
         self.snap_complete |= piece.head.last;
     }
 
-    fn load_item(&mut self, item: &SnapItem) {
+    pub(super) fn load_item(&mut self, item: &SnapItem) {
         match item {
             SnapItem::Topic {
                 id,
@@ -345,12 +353,12 @@ impl Model {
     }
 
     /// Notes that an id was given to somebody, so that nobody else gets it.
-    fn use_id(&mut self, group: bool, id: u32) {
+    pub(super) fn use_id(&mut self, group: bool, id: u32) {
         let last = self.used.entry((group, place_of(id))).or_insert(id);
         *last = id.max(*last);
     }
 
-    fn delete_topic(&mut self, id: u32) {
+    pub(super) fn delete_topic(&mut self, id: u32) {
         self.use_id(false, id);
         self.topics.remove(&id);
         self.gaps.retain(|gap| gap.stream != id);
@@ -360,7 +368,7 @@ impl Model {
         }
     }
 
-    fn delete_group(&mut self, id: u32) {
+    pub(super) fn delete_group(&mut self, id: u32) {
         self.use_id(true, id);
         self.groups.remove(&id);
         self.removed.remove(&id);

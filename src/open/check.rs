@@ -163,7 +163,7 @@ pub(super) fn check_unused(dir: &Dir) -> Result<()> {
 }
 
 /// Refuses a store with features that this library cannot keep up when it writes.
-fn check_writable(dir: &Dir, superblock: &Super) -> Result<()> {
+pub(super) fn check_writable(dir: &Dir, superblock: &Super) -> Result<()> {
     if superblock.is_writable() {
         return Ok(());
     }

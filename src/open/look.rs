@@ -69,6 +69,7 @@ pub(crate) fn attach_to_look(
         maps: super::runtime::maps(env),
         superblock: &superblock,
         layout: Layout::new(geometry),
+        mended: None,
     };
     let mut tries = 0;
     loop {

@@ -142,6 +142,12 @@ breaks! {
     SkipNotLogged = "skip_not_logged",
     /// The note of what a filter skips names one message more.
     SkipLoggedTooFar = "skip_logged_too_far",
+    /// A repair changes damaged files without keeping copies.
+    NoCopyBeforeRepair = "no_copy_before_repair",
+    /// A repair does not note in the log what damage it has dealt with.
+    RepairNotNoted = "repair_not_noted",
+    /// A repair leaves the store without a new snapshot.
+    NoSnapshotAfterRepair = "no_snapshot_after_repair",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }

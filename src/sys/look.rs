@@ -164,9 +164,20 @@ impl Disk for LookDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let mut names: std::collections::BTreeSet<String> =
-            self.below.list(path)?.into_iter().collect();
-        for (changed, content) in &self.changes.lock().files {
+        let changes = self.changes.lock();
+        let within = format!("{path}/");
+        let below = match self.below.list(path) {
+            // A directory that was made in memory, by a file in it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if !changes.files.keys().any(|name| name.starts_with(&within)) {
+                    return Err(e);
+                }
+                Vec::new()
+            }
+            listed => listed?,
+        };
+        let mut names: std::collections::BTreeSet<String> = below.into_iter().collect();
+        for (changed, content) in &changes.files {
             let (dir, name) = changed.rsplit_once('/').unwrap_or(("", changed));
             if dir != path {
                 continue;

@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Groups(GroupsArgs),
     /// Read and check every file; changes nothing
     Verify(ListArgs),
+    /// Make a damaged store usable again; copies of damaged files go to quarantine/ first
+    Repair(RepairArgs),
     /// Examine the place of a store: file system, locks, shared memory, limits
     Doctor(ListArgs),
     /// Measure against the limits of this machine, in one run
@@ -347,6 +349,15 @@ pub(crate) struct ListArgs {
     /// Default: table on a terminal, else jsonl
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<ListOutput>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RepairArgs {
+    /// Only show what would be done; nothing is changed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -97,6 +97,7 @@ fn dispatch(args: Args) -> Result<i32, Failure> {
         Command::Topics(a) => stats::topics(&place.path()?, &a),
         Command::Groups(a) => stats::groups(&place.path()?, &a),
         Command::Verify(a) => check::verify(&place.path()?, &a),
+        Command::Repair(a) => check::repair(&place.path()?, &a),
         Command::Doctor(a) => check::doctor(&place.path()?, &a),
         Command::Bench(a) => bench::run(&a),
         Command::Demo(a) => demo::run(&a),

@@ -71,4 +71,22 @@ fn the_other_codes() {
     bytes[4096 + 60] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     assert_eq!(code(&["verify"]), 5);
+    // A dry run changes nothing, a repair leaves the store in order.
+    assert_eq!(code(&["repair", "--dry-run"]), 5);
+    assert_eq!(code(&["verify"]), 5);
+    let store = keepq::Store::open(place.store()).unwrap();
+    assert_eq!(code(&["repair"]), 6);
+    assert_eq!(code(&["repair", "--dry-run"]), 6);
+    store.close().unwrap();
+    let done = place.run(&["repair", "-o", "json"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(code(&["verify"]), 0);
+    assert_eq!(
+        place.run(&["repair", "-o", "table"]).text(),
+        "nothing needs repair\n"
+    );
+    assert!(place.store().join("quarantine").is_dir());
+    assert_eq!(code(&["send", "t", "y"]), 0);
+    let nowhere = place.run(&["--store", "/nonexistent/keepq", "repair"]);
+    assert_eq!(nowhere.code, 4, "{}", nowhere.err);
 }
