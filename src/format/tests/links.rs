@@ -141,7 +141,8 @@ proptest! {
         let mut records = Vec::new();
         for (n, (&original, &(_, seq, target))) in entries.iter().enumerate() {
             let at = BASE + 4096 + 512 * n as u64;
-            records.push((at, moved(at, original * 16, &release(original * 16, seq, target * 16), seq)));
+            let inner = release(original * 16, seq, target * 16);
+            records.push((at, moved(at, original * 16, &inner, seq)));
         }
         let found = links(&records);
         let mut builder = SidecarBuilder::new(header());
