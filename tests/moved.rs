@@ -1,6 +1,6 @@
 //! What is live in a segment that is otherwise done with is copied forward, and the segment goes:
 //! one message that nobody acks keeps only itself.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/deaths.rs"]
 mod deaths;

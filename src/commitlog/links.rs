@@ -23,7 +23,7 @@ use crate::format::payload::Moved;
 use crate::format::record::{Draft, Kind};
 use crate::shm::Tx;
 use crate::shm::control::{
-    G_ACTIVE, R_BASE, REGIONS, W_PUBLISHED, X_LINKS, X_LINKS_CHAIN, X_NUMBER,
+    G_ACTIVE, G_OLDEST, R_BASE, REGIONS, W_PUBLISHED, X_LINKS, X_LINKS_CHAIN, X_NUMBER,
 };
 
 /// The links of one region, as far as this process has read them.
@@ -123,9 +123,14 @@ impl Log {
     ) -> Result<()> {
         for _ in 0..1000 {
             restart();
-            let before = self.region_numbers();
-            if self.each_links_once(oldest, wanted, visit)? && before == self.region_numbers() {
-                return Ok(());
+            let before = (self.region_numbers(), self.ctl.global(G_OLDEST));
+            let read = self.each_links_once(oldest, wanted, visit);
+            let same = before == (self.region_numbers(), self.ctl.global(G_OLDEST));
+            match read {
+                Ok(true) if same => return Ok(()),
+                // Of a segment that was being removed, anything may be missing.
+                Err(e) if same => return Err(e),
+                _ => {}
             }
         }
         Err(Error::new(

@@ -124,7 +124,7 @@ impl<'a> Pins<'a> {
             return Ok(None);
         }
         let mut lowest = Lowest::default();
-        self.from_on(PinKind::Kept, topic, word(T_FIRST), &mut lowest)?;
+        self.unsettled_from(PinKind::Kept, topic, word(T_FIRST), &mut lowest)?;
         self.tell(lowest)
     }
 
@@ -136,13 +136,19 @@ impl<'a> Pins<'a> {
             return Ok(None);
         }
         let mut lowest = self.outstanding.get(&group).copied().unwrap_or_default();
-        self.from_on(PinKind::Unread, topic, word(P_CURSOR), &mut lowest)?;
+        self.unsettled_from(PinKind::Unread, topic, word(P_CURSOR), &mut lowest)?;
         self.dead_letters(group, &mut lowest)?;
         self.tell(lowest)
     }
 
     /// The messages of a stream from a sequence on.
-    fn from_on(&self, kind: PinKind, stream: u32, seq: u64, lowest: &mut Lowest) -> Result<()> {
+    fn unsettled_from(
+        &self,
+        kind: PinKind,
+        stream: u32,
+        seq: u64,
+        lowest: &mut Lowest,
+    ) -> Result<()> {
         let mut next = seq;
         let end = self.log.ctl.load(self.log.ctl.layout.topic(stream, T_NEXT));
         while next < end {

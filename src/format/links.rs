@@ -40,12 +40,11 @@ const COPY: usize = 16;
 const MESSAGE: usize = 24;
 const REFERENCE: usize = 32;
 
-/// Calls `visit` with stream, sequence, kind, extensions and body of each message or release that a
-/// record holds, alone or in a batch.
-fn each_message(
-    record: &Record<'_>,
-    visit: &mut dyn FnMut(u32, u64, Kind, &[u8], &[u8]) -> Result<(), Bad>,
-) -> Result<(), Bad> {
+/// What is told of a message or release: stream, sequence, kind, extensions and body.
+type Visit<'v> = dyn FnMut(u32, u64, Kind, &[u8], &[u8]) -> Result<(), Bad> + 'v;
+
+/// Calls `visit` with each message or release that a record holds, alone or in a batch.
+fn each_message(record: &Record<'_>, visit: &mut Visit<'_>) -> Result<(), Bad> {
     let header = &record.header;
     match header.kind()? {
         Some(kind @ (Kind::Msg | Kind::Release)) => {

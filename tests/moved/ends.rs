@@ -241,9 +241,8 @@ fn damage_to_a_copy_is_told() {
         old.stuck.nack(Some(Duration::ZERO)).unwrap();
         old.member.leaves();
         for (name, _) in world.files() {
-            if forgotten == "ctl" && (name == "ctl" || name.ends_with(".idx")) {
-                assert!(world.remove(&name));
-            } else if forgotten == ".idx" && name.ends_with(".idx") {
+            let index = !forgotten.is_empty() && name.ends_with(".idx");
+            if index || forgotten == "ctl" && name == "ctl" {
                 assert!(world.remove(&name));
             }
         }

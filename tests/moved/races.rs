@@ -9,7 +9,7 @@ use keepq::{Code, Flush};
 
 use crate::members::{Member, id_of, kill_at, open_with, options};
 use crate::scene::{
-    DEAD, LARGE, LARGE_LEN, Old, STUCK, first_segment, look_through, old, settle_down,
+    DEAD, LARGE, LARGE_LEN, Old, STUCK, first_segment, flow, look_through, old, settle_down,
 };
 
 fn reader(world: &SimWorld) -> Member {
@@ -97,6 +97,44 @@ fn what_goes_while_it_is_read_is_found_in_its_new_place() {
         read_all(&m, &format!("after point {k}"));
     }
     assert!(moved > 20, "moved at {moved} points only");
+}
+
+#[test]
+fn what_is_moved_again_while_it_is_read_is_found_again() {
+    let mut again = 0;
+    for k in 1.. {
+        let world = SimWorld::new(SimOptions::default());
+        let mut old = old(&world);
+        old.make_free();
+        // What has been moved lies in a sealed segment, the oldest by and by.
+        flow(&old.member, 5000..5012);
+        settle_down(&old.member);
+        let before = first_segment(&world);
+        // Nothing is at hand: files are opened and indexes read while they go.
+        let m = reader(&world);
+        let (done, said) = (Rc::new(Cell::new(false)), world.clone());
+        let moved = Rc::clone(&done);
+        let reached = at_point(
+            k,
+            move || {
+                if old.member.store.flush(None).is_ok() {
+                    flow(&old.member, 6000..6040);
+                    settle_down(&old.member);
+                    moved.set(first_segment(&said) > before + 4);
+                }
+                std::mem::forget(old);
+            },
+            || {
+                let (live, dead) = look_through(&m.store).unwrap_or_else(|e| panic!("{k}: {e}"));
+                assert_eq!((live, dead), (vec![STUCK, LARGE], vec![DEAD]), "point {k}");
+            },
+        );
+        again += u64::from(done.get());
+        if !reached {
+            break;
+        }
+    }
+    assert!(again > 10, "moved again at {again} points only");
 }
 
 #[test]

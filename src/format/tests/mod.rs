@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod batch;
+mod links;
 mod message;
 mod payload;
 mod record;
