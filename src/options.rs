@@ -36,6 +36,8 @@ pub mod limits {
 /// When a send is confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Flush {
     /// On disk when `send` returns: survives power loss. One fdatasync is shared by all senders of
     /// all processes.
@@ -49,6 +51,8 @@ pub enum Flush {
 /// What a send does while there is no room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum WhenFull {
     /// Waits for room, at most as long as the send may take; then `Timeout`.
     #[default]
@@ -226,6 +230,8 @@ pub(crate) mod made_with {
 /// How a send ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "SCREAMING_SNAKE_CASE"))]
 pub enum SendStatus {
     /// Stored as durably as asked.
     SendOk,
@@ -247,6 +253,8 @@ impl SendStatus {
 /// The identity of a message: its first log position. It stays the same through retry and
 /// dead-lettering. Shown as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
 pub struct MessageId(pub(crate) u64);
 
 impl MessageId {
@@ -260,6 +268,22 @@ impl MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<MessageId> for String {
+    fn from(id: MessageId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<String> for MessageId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -283,6 +307,7 @@ impl std::str::FromStr for MessageId {
 /// The result of a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sent {
     /// The message's identity; zero for a duplicate whose result is no longer known.
     pub id: MessageId,
@@ -299,6 +324,8 @@ pub struct Sent {
 /// Where a new group begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Start {
     /// The earliest message that is kept.
     #[default]
@@ -315,6 +342,7 @@ pub enum Start {
 /// How long a message waits after a failed attempt: `first * factor^(n-1)`, at most `max`, changed
 /// by a random part of at most `jitter`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Backoff {
     /// The wait after the first failure (default 1 s).
     pub first: Duration,
@@ -340,6 +368,7 @@ impl Default for Backoff {
 /// The options of a group, as they are stored. From [`Group::config`](crate::Group::config).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GroupConfig {
     /// How long a received message stays leased.
     pub lease: Duration,
@@ -354,6 +383,7 @@ pub struct GroupConfig {
 /// What opening the store found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RecoveryReport {
     /// The store was made by this call.
     pub created: bool,
@@ -376,6 +406,7 @@ pub struct RecoveryReport {
 /// Counters of a store. See [`crate::Store::stats`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct StoreStats {
     /// Log position after the last record.
     pub tail: u64,
@@ -402,6 +433,7 @@ pub struct StoreStats {
 /// Counters of a topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TopicStats {
     /// Its name.
     pub name: String,
@@ -416,6 +448,7 @@ pub struct TopicStats {
 /// Counters of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GroupStats {
     /// Its topic.
     pub topic: String,
@@ -438,6 +471,7 @@ pub struct GroupStats {
 /// One defect found by [`crate::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Finding {
     /// File, relative to the store.
     pub file: String,
@@ -464,6 +498,7 @@ pub struct RepairOptions {
 /// Messages that damage took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LostMessages {
     /// Their topic.
     pub topic: String,
@@ -476,6 +511,7 @@ pub struct LostMessages {
 /// The result of [`crate::repair()`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RepairReport {
     /// What was found before.
     pub before: VerifyReport,
@@ -504,6 +540,7 @@ impl RepairReport {
 /// The result of [`crate::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VerifyReport {
     /// Files read.
     pub files: u64,

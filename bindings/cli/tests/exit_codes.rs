@@ -81,7 +81,10 @@ fn the_other_codes() {
     let done = place.run(&["repair", "-o", "json"]);
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(code(&["verify"]), 0);
-    assert_eq!(place.run(&["repair", "-o", "table"]).text(), "nothing needs repair\n");
+    assert_eq!(
+        place.run(&["repair", "-o", "table"]).text(),
+        "nothing needs repair\n"
+    );
     assert!(place.store().join("quarantine").is_dir());
     assert_eq!(code(&["send", "t", "y"]), 0);
     let nowhere = place.run(&["--store", "/nonexistent/keepq", "repair"]);

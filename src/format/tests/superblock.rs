@@ -32,7 +32,7 @@ fn super_has_exactly_these_bytes() {
     let block = sample().encode();
     assert_eq!(block[..96], hex(GOLDEN_SUPER));
     assert!(block[96..4092].iter().all(|&b| b == 0));
-    assert_eq!(block[4092..], hex("add94815"));
+    assert_eq!(block[4092..], hex("e3eb5390"));
     assert_eq!(Super::decode(&block), Ok(sample()));
 }
 
@@ -190,6 +190,6 @@ proptest! {
 }
 
 const GOLDEN_SUPER: &str = "\
-    6b656570 71000d0a 02000000 00000000 00000000 00000000 00000000 00000000 \
+    6b656570 71000d0a 03000000 00000000 00000000 00000000 00000000 00000000 \
     10000000 00000000 30313233 34353637 38396162 63646566 00000004 00000000 \
     00008000 00000000 00000100 80010000 0068e5cf 8b010000 00000000 00000000";
