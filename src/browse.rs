@@ -109,6 +109,22 @@ impl std::fmt::Debug for Browse {
 
 impl Topic {
     /// Reads the messages that are kept, from the earliest on, without claiming them.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("browse");
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// orders.send(b"one")?;
+    /// orders.send(b"two")?;
+    /// for message in orders.browse().last(1)? {
+    ///     assert_eq!(message?.body(), b"two");
+    /// }
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "nothing is read before the iterator is asked"]
     pub fn browse(&self) -> Browse {
         Browse {

@@ -16,6 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What became of a message whose send failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Outcome {
     /// Refused before the append: the message is not in the log and never will be. Safe to send
     /// again.
@@ -167,6 +169,26 @@ struct Details {
     position: Option<u64>,
     errno: Option<i32>,
     outcome: Option<Outcome>,
+}
+
+/// As a map: `code` (`"KQ-205"`), `name`, `message`, `retriable`, and where they apply `outcome`,
+/// `path`, `position` and `errno`, else null.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Error {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut map = to.serialize_struct("Error", 8)?;
+        map.serialize_field("code", &self.code().to_string())?;
+        map.serialize_field("name", self.code().name())?;
+        map.serialize_field("message", self.message())?;
+        map.serialize_field("retriable", &self.is_retriable())?;
+        map.serialize_field("outcome", &self.outcome())?;
+        let path = self.path().map(|path| path.to_string_lossy());
+        map.serialize_field("path", &path)?;
+        map.serialize_field("position", &self.position())?;
+        map.serialize_field("errno", &self.errno())?;
+        map.end()
+    }
 }
 
 impl Error {

@@ -314,6 +314,24 @@ impl Group {
     /// # Errors
     /// `Closed`, `Interrupted` (see [`Store::interrupt`]), `Corrupt` once when messages were lost
     /// through damage (receiving goes on afterwards), I/O errors.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("receive");
+    /// use std::time::Duration;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// store.topic("orders")?.send(b"one")?;
+    /// let billing = store.group("orders", "billing").open()?;
+    /// while let Some(delivery) = billing.receive(Duration::from_millis(10))? {
+    ///     assert_eq!((delivery.body(), delivery.attempt()), (&b"one"[..], 1));
+    ///     delivery.ack()?;
+    /// }
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
         Ok(self.receive_up_to(1, timeout, Lease::Process)?.pop())
     }
@@ -323,6 +341,25 @@ impl Group {
     ///
     /// # Errors
     /// As [`Group::receive`].
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("receive-batch");
+    /// use std::time::Duration;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// orders.send(b"one")?;
+    /// orders.send(b"two")?;
+    /// let billing = store.group("orders", "billing").open()?;
+    /// let some = billing.receive_batch(100, Duration::from_secs(1))?;
+    /// assert_eq!(some.len(), 2);
+    /// assert!(billing.ack_many(some).into_iter().all(|acked| acked.is_ok()));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn receive_batch(&self, max: usize, timeout: Duration) -> Result<Vec<Delivery>> {
         self.receive_up_to(max, timeout, Lease::Process)
     }

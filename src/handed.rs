@@ -9,7 +9,7 @@ use crate::delivery::fetch::Fetched;
 use crate::delivery::settle::{self, Held, Return};
 use crate::error::{Code, Error, Result};
 use crate::group::Shared;
-use crate::inner::Inner;
+use crate::inner::{Inner, Opened};
 use crate::options::{Flush, MessageId, limits};
 use crate::receipt::Receipt;
 
@@ -17,6 +17,35 @@ use crate::receipt::Receipt;
 /// put back at once.
 ///
 /// Settling takes `&self`, so that the content stays readable; a second settlement is `LeaseLost`.
+///
+/// ```
+/// # fn main() -> keepq::Result<()> {
+/// # let dir = keepq::doc_dir("delivery");
+/// use std::time::Duration;
+///
+/// let store = keepq::Store::open(&dir)?;
+/// let orders = store.topic("orders")?;
+/// let billing = store.group("orders", "billing").open()?;
+/// for body in ["good", "not now", "nonsense"] {
+///     orders.send(body)?;
+/// }
+/// for delivery in billing.receive_batch(10, Duration::from_secs(1))? {
+///     match delivery.body() {
+///         b"good" => {
+///             delivery.extend(Duration::from_secs(60))?; // The work takes long.
+///             delivery.ack()?;
+///         }
+///         b"not now" => delivery.nack(Some(Duration::from_secs(5)))?,
+///         _ => delivery.reject("it cannot be read")?,
+///     }
+/// }
+/// let stats = billing.stats()?;
+/// assert_eq!((stats.delayed, stats.dead), (1, 1));
+/// # store.close()?;
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Delivery {
     group: Arc<Shared>,
     claim: Claim,
@@ -168,6 +197,11 @@ impl Delivery {
         self.settle(|inner, held| ack_held(inner, held, flush))
     }
 
+    /// The id of its group.
+    pub(crate) fn group_id(&self) -> u32 {
+        self.group.id
+    }
+
     /// Puts it back for another attempt: `None` = after the group's back-off,
     /// `Some(Duration::ZERO)` = at once. With no attempt left it becomes a dead letter.
     ///
@@ -291,25 +325,70 @@ fn ms(time: Duration) -> Result<u64> {
 
 /// Acks many deliveries of one group. One result each.
 pub(crate) fn ack_many(group: &Arc<Shared>, deliveries: &[&Delivery]) -> Vec<Result<()>> {
-    let inner = &group.inner;
+    ack_groups(&group.inner, deliveries, |_| group.id)
+}
+
+/// Acks deliveries of any groups of a store: a record for each group and one flush. One result
+/// each. `group` says of which group a delivery must be.
+pub(crate) fn ack_groups(
+    inner: &Arc<Opened>,
+    deliveries: &[&Delivery],
+    group: impl Fn(&Delivery) -> u32,
+) -> Vec<Result<()>> {
     let _call = match inner.enter() {
         Ok(call) => call,
         Err(e) => return deliveries.iter().map(|_| Err(e.clone())).collect(),
     };
-    let held: Vec<Held> = deliveries
-        .iter()
-        .map(|d| {
-            d.settled.store(true, Ordering::Release);
-            d.held()
-        })
-        .collect();
+    let mut results: Vec<Result<()>> = deliveries.iter().map(|_| Ok(())).collect();
+    // In the order in which the groups come first.
+    let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
+    for (i, delivery) in deliveries.iter().enumerate() {
+        if !Arc::ptr_eq(&delivery.group.inner, inner) {
+            results[i] = Err(Error::new(
+                Code::InvalidArgument,
+                "the delivery comes from another open of a store; ack it there",
+            ));
+            continue;
+        }
+        let of = group(delivery);
+        match groups.iter_mut().find(|(id, _)| *id == of) {
+            Some((_, members)) => members.push(i),
+            None => groups.push((of, vec![i])),
+        }
+    }
     let deadline = settle_deadline(inner);
-    let (mut results, end) = settle::ack_many(&inner.log, &held, group.id, deadline);
-    let sync = settle::acks_are_sync(&inner.log.ctl, group.id);
-    let flush = if sync { Flush::Sync } else { Flush::Async };
-    if let Err(e) = inner.settle_durability(flush, end, || deadline) {
-        for result in results.iter_mut().filter(|r| r.is_ok()) {
-            *result = Err(e.clone());
+    let mut sync: Vec<usize> = Vec::new();
+    let mut sync_end = 0;
+    for (id, members) in groups {
+        let held: Vec<Held> = members
+            .iter()
+            .map(|&i| {
+                deliveries[i].settled.store(true, Ordering::Release);
+                deliveries[i].held()
+            })
+            .collect();
+        let (settled, end) = settle::ack_many(&inner.log, &held, id, deadline);
+        let is_sync = settle::acks_are_sync(&inner.log.ctl, id);
+        for (&i, result) in members.iter().zip(settled) {
+            results[i] = result;
+            if is_sync {
+                sync.push(i);
+            }
+        }
+        if is_sync {
+            sync_end = sync_end.max(end);
+        }
+    }
+    let flush = if sync_end == 0 {
+        Flush::Async
+    } else {
+        Flush::Sync
+    };
+    if let Err(e) = inner.settle_durability(flush, sync_end, || deadline) {
+        for i in sync {
+            if results[i].is_ok() {
+                results[i] = Err(e.clone());
+            }
         }
     }
     results

@@ -9,6 +9,11 @@
 //! stream of messages in it; a *group* consumes a topic together; a received message is *leased*
 //! until it is *acked*, *nacked* or *rejected*.
 //!
+//! Features: `tracing` (on by default) logs through the `tracing` crate; `async` gives futures and
+//! streams for any executor; `serde` gives `Serialize`, and `Deserialize` where it makes sense, for
+//! [`Sent`], [`MessageId`] (16 hexadecimal digits), the settings, counters and reports, and
+//! `Serialize` for [`Error`].
+//!
 //! The layers, each calling only downwards: public handles -> `delivery`, `commitlog` -> `shm` ->
 //! `sys` -> `format`. `docs/ARCHITECTURE.md` walks through them.
 

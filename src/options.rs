@@ -43,6 +43,8 @@ pub mod limits {
 /// When a send is confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Flush {
     /// On disk when `send` returns: survives power loss. One fdatasync is shared by all senders of
     /// all processes.
@@ -56,6 +58,8 @@ pub enum Flush {
 /// What a send does while there is no room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum WhenFull {
     /// Waits for room, at most as long as the send may take; then `Timeout`.
     #[default]
@@ -233,6 +237,8 @@ pub(crate) mod made_with {
 /// How a send ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "SCREAMING_SNAKE_CASE"))]
 pub enum SendStatus {
     /// Stored as durably as asked.
     SendOk,
@@ -254,6 +260,8 @@ impl SendStatus {
 /// The identity of a message: its first log position. It stays the same through retry and
 /// dead-lettering. Shown as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
 pub struct MessageId(pub(crate) u64);
 
 impl MessageId {
@@ -267,6 +275,22 @@ impl MessageId {
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<MessageId> for String {
+    fn from(id: MessageId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<String> for MessageId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -290,6 +314,7 @@ impl std::str::FromStr for MessageId {
 /// The result of a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sent {
     /// The message's identity; zero for a duplicate whose result is no longer known.
     pub id: MessageId,
@@ -306,6 +331,8 @@ pub struct Sent {
 /// Where a new group begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Start {
     /// The earliest message that is kept.
     #[default]
@@ -322,6 +349,7 @@ pub enum Start {
 /// How long a message waits after a failed attempt: `first * factor^(n-1)`, at most `max`, changed
 /// by a random part of at most `jitter`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Backoff {
     /// The wait after the first failure (default 1 s).
     pub first: Duration,
@@ -347,6 +375,7 @@ impl Default for Backoff {
 /// The options of a group, as they are stored. From [`Group::config`](crate::Group::config).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GroupConfig {
     /// How long a received message stays leased.
     pub lease: Duration,
@@ -367,6 +396,7 @@ pub struct GroupConfig {
 /// What opening the store found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RecoveryReport {
     /// The store was made by this call.
     pub created: bool,
@@ -389,6 +419,7 @@ pub struct RecoveryReport {
 /// Counters of a store. See [`crate::Store::stats`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct StoreStats {
     /// Log position after the last record.
     pub tail: u64,
@@ -417,6 +448,7 @@ pub struct StoreStats {
 /// Counters of a topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TopicStats {
     /// Its name.
     pub name: String,
@@ -434,6 +466,7 @@ pub struct TopicStats {
 /// Counters of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GroupStats {
     /// Its topic.
     pub topic: String,
@@ -505,6 +538,7 @@ impl std::fmt::Display for PinKind {
 /// One defect found by [`crate::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Finding {
     /// File, relative to the store.
     pub file: String,
@@ -531,6 +565,7 @@ pub struct RepairOptions {
 /// Messages that damage took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LostMessages {
     /// Their topic.
     pub topic: String,
@@ -543,6 +578,7 @@ pub struct LostMessages {
 /// The result of [`crate::repair()`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RepairReport {
     /// What was found before.
     pub before: VerifyReport,
@@ -571,6 +607,7 @@ impl RepairReport {
 /// The result of [`crate::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VerifyReport {
     /// Files read.
     pub files: u64,

@@ -4,8 +4,9 @@
 //! to quarantine; what is known for sure is put right (a single wrong bit in SUPER or in a header,
 //! files under each other's names); the state is rebuilt from the log, as by a cold open, which
 //! settles what damage took by LOSS records; indexes are made again; the damage itself is noted in
-//! the log, so that `verify` tells of it as known; and a snapshot makes the next open independent of
-//! everything before. A death anywhere leaves a store that the next repair brings to the same end.
+//! the log, so that `verify` tells of it as known; and a snapshot makes the next open independent
+//! of everything before. A death anywhere leaves a store that the next repair brings to the same
+//! end.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,7 +8,9 @@ use crate::delivery::pins::Pins;
 use crate::delivery::{live, registry};
 use crate::error::{Code, Error, Result};
 use crate::group::{GroupOptions, check_user_name, group_stats, pin};
-use crate::handed::{ack_held, check_reason, extend_held, nack_held, reject_held, store_hash};
+use crate::handed::{
+    Delivery, ack_groups, ack_held, check_reason, extend_held, nack_held, reject_held, store_hash,
+};
 use crate::inner::{Inner, Opened};
 use crate::options::{
     Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport, made_with,
@@ -177,11 +179,41 @@ impl Store {
     ///
     /// # Errors
     /// As [`StoreOptions::open`].
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("open");
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// assert!(orders.send(b"one")?.durable, "on disk");
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::options().open(path)
     }
 
     /// Options to open a store with.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("options");
+    /// use keepq::{Flush, Store};
+    /// use std::time::Duration;
+    ///
+    /// let store = Store::options()
+    ///     .flush(Flush::Async)
+    ///     .flush_interval(Duration::from_millis(5))
+    ///     .open(&dir)?;
+    /// store.topic("clicks")?.send(b"in shared memory now, on disk soon")?;
+    /// assert!(store.flush(Some(Duration::from_secs(10)))?, "on disk");
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn options() -> StoreOptions {
         StoreOptions::default()
     }
@@ -255,7 +287,31 @@ impl Store {
     /// Opens a named producer and fences its older handles.
     ///
     /// # Errors
-    /// `InvalidName`; `LimitExceeded` when the store has as many producers as it was made for.
+    /// `InvalidName`; `LimitExceeded` when the store has as many producers as it was made for and
+    /// none of them may be dropped (see [`Producer`]).
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("producer");
+    /// use keepq::OutMessage;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// let lines = store.topic("lines")?;
+    /// let loader = store.producer("loader")?;
+    /// // After a crash it goes on where it was; what is sent again is not stored again.
+    /// for number in loader.next_seq()?..3 {
+    ///     let body = format!("line {number}");
+    ///     let line = OutMessage { body: body.as_bytes(), ..OutMessage::default() };
+    ///     loader.send(&lines, Some(number), &line)?;
+    /// }
+    /// let again = loader.send(&lines, Some(1), &OutMessage::default())?;
+    /// assert!(again.duplicate && again.seq == Some(1));
+    /// assert_eq!(lines.len()?, 3);
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn producer(&self, name: &str) -> Result<Producer> {
         Producer::open(&self.inner, name)
     }
@@ -397,6 +453,40 @@ impl Store {
             &held,
             if sync { Flush::Sync } else { Flush::Async },
         )
+    }
+
+    /// Acks many deliveries of any groups of this store, owned or borrowed: in one record for each
+    /// group (for each 128 deliveries of it) and with one flush, if a group's acks are sync. Not
+    /// atomic: each delivery has its own result, in the order given.
+    ///
+    /// Those are `LeaseLost` when the lease has ended, `InvalidArgument` for a delivery of another
+    /// open of a store, and otherwise as of an ack.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("ack-many");
+    /// use std::time::Duration;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// let mail = store.group("orders", "mail").open()?;
+    /// let billing = store.group("orders", "billing").open()?;
+    /// store.topic("orders")?.send(b"one")?;
+    /// let mut held = mail.receive_batch(10, Duration::from_secs(1))?;
+    /// held.extend(billing.receive_batch(10, Duration::from_secs(1))?);
+    /// assert!(store.ack_many(&held).into_iter().all(|acked| acked.is_ok()));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "each delivery has its own result"]
+    pub fn ack_many<D: std::borrow::Borrow<Delivery>>(
+        &self,
+        deliveries: impl IntoIterator<Item = D>,
+    ) -> Vec<Result<()>> {
+        let deliveries: Vec<D> = deliveries.into_iter().collect();
+        let borrowed: Vec<&Delivery> = deliveries.iter().map(|d| d.borrow()).collect();
+        ack_groups(&self.inner, &borrowed, Delivery::group_id)
     }
 
     /// Puts a message back by receipt; `None` = the group's back-off.

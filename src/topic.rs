@@ -114,6 +114,18 @@ impl Topic {
     /// # Errors
     /// [`Error::outcome`] says what became of the message: `NotStored` (refused: over a limit, no
     /// room, closed, failed) or `MaybeStored` (appended, durability not confirmed in time).
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("send");
+    /// let store = keepq::Store::open(&dir)?;
+    /// let sent = store.topic("orders")?.send(b"one")?;
+    /// assert!(sent.durable && sent.seq == Some(0));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send(&self, body: impl AsRef<[u8]>) -> Result<Sent> {
         self.send_message(&OutMessage {
             body: body.as_ref(),
@@ -122,6 +134,21 @@ impl Topic {
     }
 
     /// A message with more than a body: `topic.message(b"x").key("k").send()`.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("message");
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// let order = orders.message(b"two books").key("user-42").tag("new");
+    /// order.header("source", b"web").send()?;
+    /// let kept = orders.browse().next().expect("it is there")?;
+    /// assert_eq!((kept.key(), kept.body()), (Some("user-42"), &b"two books"[..]));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn message<'a>(&'a self, body: &'a [u8]) -> Message<'a> {
         Message {
             topic: self,
@@ -161,6 +188,23 @@ impl Topic {
     }
 
     /// Sends all, in order, with one flush at the end. Not atomic: each has its own result.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("send-many");
+    /// use keepq::OutMessage;
+    ///
+    /// let store = keepq::Store::open(&dir)?;
+    /// let of = |body| OutMessage { body, ..OutMessage::default() };
+    /// let results = store.topic("orders")?.send_many(&[of(b"one"), of(b"two")]);
+    /// for sent in results {
+    ///     assert!(sent?.durable);
+    /// }
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "each message has its own result"]
     pub fn send_many(&self, messages: &[OutMessage<'_>]) -> Vec<Result<Sent>> {
         self.send_many_numbered(messages, |_| Plain)

@@ -26,6 +26,19 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 ///
 /// # Errors
 /// `NotFound`, `NotAStore`, `Incompatible`, `Corrupt` when SUPER itself is damaged, I/O errors.
+///
+/// ```
+/// # fn main() -> keepq::Result<()> {
+/// # let dir = keepq::doc_dir("verify");
+/// let store = keepq::Store::open(&dir)?;
+/// store.topic("orders")?.send(b"one")?;
+/// let report = keepq::verify(&dir, &mut |_done, _total| {})?;
+/// assert!(report.is_ok() && report.messages == 1, "{:?}", report.findings);
+/// # store.close()?;
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok(())
+/// # }
+/// ```
 pub fn verify(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
     let path = path.as_ref();
     let disk = RealDisk::open_dir(path, 0o600).map_err(|e| match e.kind() {

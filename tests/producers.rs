@@ -1,6 +1,6 @@
-//! Named producers: a number that was sent is never stored twice and is answered as it was the first
-//! time, and a name makes room for another only when nobody can miss it.
-#![allow(clippy::unwrap_used)]
+//! Named producers: a number that was sent is never stored twice and is answered as it was the
+//! first time, and a name makes room for another only when nobody can miss it.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 #[path = "support/deaths.rs"]
 mod deaths;
@@ -460,6 +460,68 @@ fn a_handle_that_nobody_closed_counts_as_used_until_the_recovery() {
         names(&member)
     );
     refused(&member, "one-more");
+}
+
+#[test]
+fn damage_to_the_record_of_a_dropped_name_does_not_close_the_store() {
+    let world = world();
+    let member = open(&world);
+    fill(&member);
+    world.advance(WEEK);
+    let topic = member.store.topic("a").unwrap();
+    let new = member.store.producer("new").unwrap();
+    new.send(&topic, Some(0), &out(b"x")).unwrap();
+    // Proves that what lies before it was on disk.
+    new.send(&topic, Some(1), &out(b"x")).unwrap();
+    drop(new);
+    member.dies();
+    // CONFIG (kind 8), operation 9, behind the record's header.
+    let (file, bytes) = world
+        .files()
+        .into_iter()
+        .find(|(name, _)| name == "log/00000001.0.seg")
+        .unwrap();
+    let found = (4096..bytes.len() - 48)
+        .step_by(16)
+        .filter(|&at| bytes[at + 36] == 8 && bytes[at + 40] == 9);
+    let found: Vec<usize> = found.collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(world.corrupt(&file, found[0] as u64 + 50, 1));
+    assert!(world.remove("ctl"));
+    let member = open(&world);
+    assert!(member.store.recovery().damaged_bytes > 0);
+    let names = names(&member);
+    assert_eq!(names.len(), MOST);
+    assert!(names.contains(&"new".to_owned()), "{names:?}");
+    let new = member.store.producer("new").unwrap();
+    assert_eq!(new.next_seq().unwrap(), 2);
+}
+
+#[test]
+fn a_full_disk_refuses_a_new_name_and_drops_none() {
+    let world = SimWorld::new(SimOptions {
+        capacity: Some(16 << 20),
+        ..SimOptions::default()
+    });
+    let member = open(&world);
+    fill(&member);
+    world.advance(WEEK);
+    let there = names(&member);
+    world.write_file("filler", &vec![1; 16 << 20]);
+    let topic = member.store.topic("a").unwrap();
+    // Until not even a small record fits.
+    for len in [2_000, 200, 20] {
+        let refused = (0..400).find_map(|_| topic.send(vec![1; len]).err());
+        assert_eq!(refused.unwrap().code(), Code::Full);
+    }
+    let e = member.store.producer("new").unwrap_err();
+    assert_eq!(e.code(), Code::Full, "{e}");
+    assert_eq!(names(&member), there);
+    assert_whole(&member.store, "on a full disk");
+    world.remove("filler");
+    member.store.maintain().unwrap();
+    drop(member.store.producer("new").unwrap());
+    assert_eq!(names(&member).len(), MOST);
 }
 
 #[test]

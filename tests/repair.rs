@@ -158,19 +158,7 @@ fn repaired(world: &SimWorld, when: &str) -> Option<Repaired> {
         world.files() == after,
         "{when}: a second repair changes something"
     );
-    for (file, bytes) in &untouched {
-        if report
-            .before
-            .findings
-            .iter()
-            .any(|f| f.damage && f.file == *file)
-        {
-            let kept = after
-                .iter()
-                .any(|(name, kept)| name.starts_with("quarantine/") && kept == bytes);
-            assert!(kept, "{when}: no copy of {file} as it was");
-        }
-    }
+    assert_kept(&untouched, &after, &report, when);
     let cold = world.fork();
     cold.remove("ctl");
     let (got, told) = receive_everything(world, &format!("{when}, warm"));
@@ -188,6 +176,25 @@ fn repaired(world: &SimWorld, when: &str) -> Option<Repaired> {
         "{when}: {missing:?} are lost without a word"
     );
     Some(Repaired { missing, report })
+}
+
+/// A copy of each damaged file is kept.
+fn assert_kept(
+    before: &[(String, Vec<u8>)],
+    after: &[(String, Vec<u8>)],
+    report: &RepairReport,
+    when: &str,
+) {
+    let damaged = |file: &str| {
+        let mut findings = report.before.findings.iter();
+        findings.any(|f| f.damage && f.file == file)
+    };
+    for (file, bytes) in before.iter().filter(|(file, _)| damaged(file)) {
+        let kept = after
+            .iter()
+            .any(|(name, kept)| name.starts_with("quarantine/") && kept == bytes);
+        assert!(kept, "{when}: no copy of {file} as it was");
+    }
 }
 
 #[test]

@@ -168,8 +168,8 @@ impl Log {
         Ok(parsed)
     }
 
-    /// Makes the index file of a sealed segment again if it is missing or broken. Returns whether it
-    /// was.
+    /// Makes the index file of a sealed segment again if it is missing or broken. Returns whether
+    /// it was.
     pub(crate) fn restore_sidecar(&self, segment: &Arc<Segment>) -> Result<bool> {
         let same = |s: &Sidecar| {
             u64::from(s.header.number) == segment.number

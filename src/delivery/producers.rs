@@ -8,6 +8,8 @@
 //! A place keeps its epoch when it gets another name, so that a handle of the old name, which is
 //! fenced already, does not fit the new one.
 
+use std::collections::BTreeMap;
+
 use super::registry::{hash_name, read_name, table_len, too_many, write_name};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
@@ -314,7 +316,7 @@ pub(crate) struct InLog {
     used_ms: u64,
     open: bool,
     /// By number.
-    results: std::collections::BTreeMap<u64, SendResult>,
+    results: BTreeMap<u64, SendResult>,
 }
 
 impl InLog {
@@ -392,6 +394,18 @@ impl InLog {
         tx.commit();
         Ok(())
     }
+}
+
+/// The producers that the table takes: all, unless damage took a record that one was dropped. Then
+/// those that were used last.
+pub(crate) fn that_fit(all: &BTreeMap<String, InLog>, most: u32) -> Vec<(&String, &InLog)> {
+    let mut fit: Vec<_> = all.iter().collect();
+    let most = most as usize;
+    if fit.len() > most {
+        fit.sort_by_key(|(_, producer)| std::cmp::Reverse((producer.open, producer.used_ms)));
+        fit.truncate(most);
+    }
+    fit
 }
 
 /// A producer in one line, without times.

@@ -437,10 +437,9 @@ impl Model {
             registry::enter_topic(&mut tx, id, &topic.name, flags, topic.first, topic.next);
             tx.commit();
         }
-        for (id, (name, p)) in self.producers.iter().enumerate() {
-            let id = u32::try_from(id).unwrap_or(u32::MAX);
-            self.in_bounds(ctl.layout.geometry.producers, id, log)?;
-            p.install(log, id, name)?;
+        let most = ctl.layout.geometry.producers;
+        for (id, (name, producer)) in (0..).zip(producers::that_fit(&self.producers, most)) {
+            producer.install(log, id, name)?;
         }
         for (&id, group) in &self.groups {
             self.in_bounds(ctl.layout.geometry.groups, place_of(id), log)?;

@@ -236,7 +236,8 @@ pub(crate) const P_PURGED: usize = 472;
 /// Slots that hold runs of removed dead letters.
 pub(crate) const P_REMOVED: usize = 504;
 
-pub(crate) const PRODUCER_SIZE: usize = D_RESULTS + RESULTS as usize * RESULT_SIZE;
+pub(crate) const PRODUCER_SIZE: usize = D_RESULTS + 64 * RESULT_SIZE;
+const _: () = assert!(RESULTS == 64);
 pub(crate) const D_STATE: usize = 0;
 pub(crate) const D_EPOCH: usize = 8;
 /// Last sequence + 1.

@@ -1,5 +1,5 @@
 //! One case of a call that is killed at each of its points, and what must hold afterwards.
-#![allow(dead_code, reason = "each suite uses a part")]
+#![allow(dead_code, clippy::print_stderr, reason = "each suite uses a part")]
 
 use std::time::Duration;
 

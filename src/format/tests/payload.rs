@@ -185,6 +185,7 @@ fn settings_have_exactly_these_bytes() {
         b"\x04\0\0\0\x05\0\0\0".to_vec(),
         [b"\x05\0\0\0\x06\0\0\0", &options[..]].concat(),
         b"\x06\0\0\0\x07\0\0\0\x08\0\0\0\0\0\0\0".to_vec(),
+        b"\x09\0\0\0\0\0\0\0\x06\0loader".to_vec(),
         b"\x0a\0\0\0\x09\0\0\0\x03\0\0\0\x02\0\0\0\x03\0new\0\0".to_vec(),
     ];
     let encoded: Vec<_> = configs().iter().map(Config::encode).collect();
