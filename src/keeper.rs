@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
 use crate::commitlog::prepare::Maintenance;
-use crate::delivery::{gone, live, putback, snapshot};
+use crate::delivery::{gone, kept, live, putback, snapshot};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
 use crate::shm::control::{
@@ -315,7 +315,11 @@ fn reclaim(log: &Log, held: &Maintenance<'_>) -> Result<()> {
         return Ok(());
     };
     let (lowest, as_of) = live::lowest_live(log)?;
-    if first.end > lowest || as_of > ctl.load(W_DURABLE) {
+    if first.end > lowest {
+        // What is counted as kept may hold it: counted off now, it goes the next time.
+        return kept::note(log, held);
+    }
+    if as_of > ctl.load(W_DURABLE) {
         return Ok(());
     }
     live::advance_first(log, lowest)?;

@@ -51,6 +51,7 @@ mod simulated;
 mod store;
 mod sys;
 mod topic;
+mod topic_options;
 mod trace;
 mod verify;
 
@@ -63,7 +64,8 @@ pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
     Backoff, Finding, Flush, GroupConfig, GroupStats, MessageId, RecoveryReport, SendStatus, Sent,
-    Start, StoreOptions, StoreStats, TopicStats, VerifyReport, WhenFull, limits,
+    Start, StoreConfig, StoreOptions, StoreStats, TopicConfig, TopicStats, VerifyReport, WhenFull,
+    limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;
@@ -73,6 +75,7 @@ pub use receipt::Receipt;
 pub use receive_async::{Deliveries, Receive};
 pub use store::Store;
 pub use topic::{Message, OutMessage, Topic};
+pub use topic_options::{ConfigureStore, ConfigureTopic, TopicOptions};
 pub use verify::verify;
 
 /// Version of the on-disk format this library writes; 0 is the draft before format v1.

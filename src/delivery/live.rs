@@ -1,8 +1,8 @@
 //! The lowest log position that anybody still needs, for reclaim.
 
-use super::gone;
 use super::registry;
 use super::slot::{Owner, State};
+use super::{gone, kept};
 use crate::commitlog::Log;
 use crate::error::{Code, Result};
 use crate::shm::control::{
@@ -42,6 +42,8 @@ fn read_lowest(log: &Log) -> Result<(u64, u64)> {
             // Without a group, everything is kept.
             None => word(T_FIRST),
         };
+        // What is counted as kept is needed until the log knows that it is counted off.
+        let from = from.min(kept::logged_from(ctl, topic).unwrap_or(from));
         if from < word(T_NEXT) {
             let first = match log.candidates(topic, from, 1) {
                 // Deleted meanwhile.

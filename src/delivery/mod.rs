@@ -3,8 +3,9 @@
 //! All of it is state in shared memory, changed under lock E, and every change that must outlive
 //! the processes is a record of the commit log in the same transaction.
 //!
-//! - [`registry`] names topics, groups and producers; [`places`] tells who has which place of the
-//!   tables, and [`gone`] takes away what is purged or deleted.
+//! - [`registry`] names topics, groups and producers; [`topics`] makes topics; [`places`] tells who
+//!   has which place of the tables, and [`gone`] takes away what is purged or deleted.
+//! - [`kept`] counts what topics keep; [`limits`] are the options that it is counted for.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
@@ -16,6 +17,8 @@ pub(crate) mod bury;
 pub(crate) mod claim;
 pub(crate) mod fetch;
 pub(crate) mod gone;
+pub(crate) mod kept;
+pub(crate) mod limits;
 pub(crate) mod live;
 pub(crate) mod places;
 pub(crate) mod progress;
@@ -26,3 +29,4 @@ pub(crate) mod replay;
 pub(crate) mod settle;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
+pub(crate) mod topics;

@@ -5,18 +5,21 @@
 //! nothing. What was leased at the end of the log was never noted; after recovery every sequence
 //! below a group's cursor that nothing settled is ready again.
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
-use super::{places, registry, removed};
+use super::{fetch, kept, limits, places, registry, removed};
 use crate::commitlog::Log;
 use crate::error::Result;
 use crate::format::Bad;
 use crate::format::message::Meta;
 use crate::format::name;
 use crate::format::payload::{
-    self, Ack, Config, Gap, Loss, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
+    self, Ack, Config, Gap, Kept, Loss, ProducerOpen, Release, Retry, SnapItem, SnapPiece,
+    TopicConfig,
 };
 use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
@@ -32,6 +35,8 @@ pub(crate) struct Topic {
     flags: u32,
     pub(crate) first: u64,
     pub(crate) next: u64,
+    /// Its options and what it keeps, if that is counted.
+    limits: Option<(TopicConfig, Kept)>,
 }
 
 /// A producer in the log.
@@ -56,6 +61,8 @@ pub(crate) struct Model {
     pub(crate) records: u64,
     /// The oldest segment that the log says is kept; 0 = it says nothing.
     pub(crate) oldest: u64,
+    /// The store's limit and flags.
+    store: (u64, u32),
     /// Dead letters that were purged: per group, ranges of its dead-letter stream, first to end.
     /// Kept apart from the groups: a removal may be seen before its group is.
     removed: BTreeMap<u32, BTreeMap<u64, u64>>,
@@ -128,7 +135,9 @@ impl Model {
     ) -> Result<(), Bad> {
         match kind {
             Kind::Msg => {
-                if let Some((name, number)) = Meta::decode(ext)?.producer {
+                let meta = Meta::decode(ext)?;
+                self.count(stream, seq, fetch::body_len(&meta, body));
+                if let Some((name, number)) = meta.producer {
                     let producer = self.producers.entry(name.to_owned()).or_default();
                     if number >= producer.next {
                         producer.next = number + 1;
@@ -216,6 +225,7 @@ impl Model {
                     flags,
                     first: first_seq,
                     next: first_seq,
+                    limits: None,
                 });
             }
             Config::GroupCreate {
@@ -235,6 +245,8 @@ impl Model {
                 }
             }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
+            Config::TopicConfigure { id, options, kept } => self.set_limits(id, options, kept),
+            Config::StoreConfigure { max_bytes, flags } => self.store = (max_bytes, flags),
             Config::TopicDelete { id } => self.delete_topic(id),
             Config::GroupDelete { id } => self.delete_group(id),
             Config::TopicPurge { id, first_seq } => self.purge(id, first_seq),
@@ -317,43 +329,9 @@ impl Model {
                 first,
                 count,
             } => self.remove(*group, *first, *count),
-            SnapItem::Used { group, id } => self.use_id(*group, *id),
+            SnapItem::Limits { .. } | SnapItem::Used { .. } => self.load_change(item),
             SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
             SnapItem::Counters { .. } => {}
-        }
-    }
-
-    /// Notes that an id was given to somebody, so that nobody else gets it.
-    fn use_id(&mut self, group: bool, id: u32) {
-        let last = self.used.entry((group, place_of(id))).or_insert(id);
-        *last = id.max(*last);
-    }
-
-    fn delete_topic(&mut self, id: u32) {
-        self.use_id(false, id);
-        self.topics.remove(&id);
-        self.gaps.retain(|gap| gap.stream != id);
-        let groups = self.groups.iter().filter(|(_, g)| g.topic == id);
-        for group in groups.map(|(&group, _)| group).collect::<Vec<_>>() {
-            self.delete_group(group);
-        }
-    }
-
-    fn delete_group(&mut self, id: u32) {
-        self.use_id(true, id);
-        self.groups.remove(&id);
-        self.removed.remove(&id);
-    }
-
-    /// The messages of a topic below this sequence are gone for every group.
-    fn purge(&mut self, id: u32, first: u64) {
-        if let Some(topic) = self.topics.get_mut(&id) {
-            topic.first = topic.first.max(first);
-            topic.next = topic.next.max(first);
-        }
-        self.gaps.retain(|gap| gap.stream != id);
-        for group in self.groups.values_mut().filter(|g| g.topic == id) {
-            group.settle(0, first);
         }
     }
 
@@ -383,6 +361,9 @@ impl Model {
     /// are set. Nobody else sees it yet.
     pub(crate) fn install(&self, log: &Log) -> Result<()> {
         let ctl = &log.ctl;
+        let mut tx = ctl.begin(ctl.patience())?;
+        limits::enter_store(&mut tx, self.store.0, self.store.1);
+        tx.commit();
         for (&(group, place), &id) in &self.used {
             let geometry = ctl.layout.geometry;
             let most = if group {
@@ -401,6 +382,9 @@ impl Model {
             let mut tx = ctl.begin(ctl.patience())?;
             let flags = u64::from(topic.flags);
             registry::enter_topic(&mut tx, id, &topic.name, flags, topic.first, topic.next);
+            if let Some((options, kept)) = &topic.limits {
+                kept::enter(&mut tx, id, options, *kept);
+            }
             tx.commit();
         }
         for (id, (name, p)) in self.producers.iter().enumerate() {

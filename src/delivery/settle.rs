@@ -6,10 +6,10 @@
 //! with the ACK of a dead letter, so that it is never in both places or in neither.
 
 use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_dead_letters};
-use super::gone;
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
+use super::{gone, kept};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -91,7 +91,7 @@ pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
 fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) -> Result<u64> {
     let mut draft = ack_draft(held.group, held.seq, why);
     let need = Need::new(draft.bytes.len(), 0, Purpose::Settle);
-    log.transact_soon(need, deadline, |tx| {
+    let end = log.transact_soon(need, deadline, |tx| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
         };
@@ -99,7 +99,9 @@ fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) 
         end_lease(tx, held)?;
         slot::free(tx, held.slot, head);
         Ok(lsn + draft.bytes.len() as u64)
-    })
+    })?;
+    kept::settled(&log.ctl);
+    Ok(end)
 }
 
 fn ack_draft(group: u32, seq: u64, why: u8) -> Draft {
@@ -154,6 +156,7 @@ pub(crate) fn ack_many(
             Err(e) => results.extend(piece.iter().map(|_| Err(e.clone()))),
         }
     }
+    kept::settled(&log.ctl);
     (results, end)
 }
 

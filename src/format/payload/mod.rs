@@ -9,7 +9,7 @@ mod config;
 mod snap;
 
 pub(crate) use batch::{BatchBuilder, MAX_BATCH_BODY, Sub, iter};
-pub(crate) use config::{Config, GroupConfig, ProducerOpen};
+pub(crate) use config::{Config, GroupConfig, Kept, ProducerOpen, TopicConfig};
 pub(crate) use snap::{SnapHead, SnapItem, SnapPiece, SnapWriter, decode_items};
 
 use super::{Bad, Reader, Writer};
