@@ -134,7 +134,7 @@ fn expected(act: &str) -> (Owed, Owed) {
     (before, after)
 }
 
-const CHANGES: [(&str, fn(&mut Member)); 3] = [
+const CHANGES: [Change; 3] = [
     ("purge", purge),
     ("delete topic", delete_topic),
     ("delete group", delete_group),

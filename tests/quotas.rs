@@ -317,9 +317,9 @@ fn counts_are_exact_after_a_death_anywhere() {
     for (name, act) in acts {
         let base = SimWorld::new(SimOptions::default());
         let m = open_quick(&base);
-        let topic = m.store.topic_with("t").max_messages(4).open().unwrap();
+        m.store.topic_with("t").max_messages(4).open().unwrap();
         m.group("t", "g");
-        (1..=3).for_each(|id| drop(topic.send(body(id, 40)).unwrap()));
+        (1..=3).for_each(|id| m.send("t", id, 40));
         (11..=16).for_each(|id| m.send("free", id, 40));
         m.leaves();
         for k in 1.. {
@@ -396,12 +396,15 @@ const MOST: u64 = 12;
 const MOST_BYTES: u64 = 6_000;
 const STORE_BYTES: u64 = 9_000;
 
+/// A message's number and length, and which groups have settled it.
+type Kept = (u64, u64, BTreeSet<&'static str>);
+
 struct Churn {
     rng: Rng,
     world: SimWorld,
     m: Option<Member>,
     /// Per topic what is kept: number and length of each message, and which groups have settled it.
-    model: BTreeMap<&'static str, VecDeque<(u64, u64, BTreeSet<&'static str>)>>,
+    model: BTreeMap<&'static str, VecDeque<Kept>>,
     next: u64,
     sent: u64,
     refused: u64,
