@@ -98,7 +98,7 @@ impl Topic {
         Err(Error::new(Code::InvalidArgument, text))
     }
 
-    fn name_it(&self, error: Error) -> Error {
+    pub(crate) fn name_it(&self, error: Error) -> Error {
         if error.code() == Code::NotFound {
             return self.deleted();
         }

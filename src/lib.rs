@@ -57,6 +57,7 @@ mod simulated;
 mod store;
 mod sys;
 mod topic;
+mod topic_options;
 mod trace;
 mod verify;
 
@@ -69,8 +70,8 @@ pub use group::{Group, GroupOptions};
 pub use handed::Delivery;
 pub use options::{
     Backoff, Finding, Flush, GroupConfig, GroupStats, LostMessages, MessageId, Pin, PinKind,
-    RecoveryReport, RepairOptions, RepairReport, SendStatus, Sent, Start, StoreOptions, StoreStats,
-    TopicStats, VerifyReport, WhenFull, limits,
+    RecoveryReport, RepairOptions, RepairReport, SendStatus, Sent, Start, StoreConfig,
+    StoreOptions, StoreStats, TopicConfig, TopicStats, VerifyReport, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;
@@ -84,6 +85,7 @@ pub use repair::repair;
 pub use simulated::repair_simulated;
 pub use store::Store;
 pub use topic::{Message, OutMessage, Topic};
+pub use topic_options::{ConfigureStore, ConfigureTopic, TopicOptions};
 pub use verify::verify;
 
 /// Version of the on-disk format this library writes; 0 is the draft before format v1.

@@ -86,6 +86,8 @@ pub struct StoreOptions {
     pub(crate) ring_size: Option<u64>,
     pub(crate) slots: Option<u32>,
     pub(crate) allow_unsafe_filesystem: bool,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) when_full: Option<WhenFull>,
 }
 
 impl Default for StoreOptions {
@@ -106,6 +108,8 @@ impl Default for StoreOptions {
             ring_size: None,
             slots: None,
             allow_unsafe_filesystem: false,
+            max_bytes: None,
+            when_full: None,
         }
     }
 }
@@ -218,6 +222,17 @@ impl StoreOptions {
         /// time, all groups together (default 65,536; 1,024 to 1 Mi). Kept from when the store was
         /// made; another one later is `ConfigMismatch`.
         slots: u32
+    }
+    stored! {
+        /// The most bytes of bodies that all topics of a new store keep together (default: no
+        /// limit); see [`TopicConfig`]. Kept from when the store was made; another one later is
+        /// `ConfigMismatch`. [`Store::configure`](crate::Store::configure) changes it.
+        max_bytes: u64
+    }
+    stored! {
+        /// What a send does while [`StoreOptions::max_bytes`] has no room for it (default
+        /// [`WhenFull::Refuse`]). Kept and changed like that.
+        when_full: WhenFull
     }
     setter! {
         /// Opens on a network, FUSE or memory file system all the same: without the guarantees
@@ -393,6 +408,41 @@ pub struct GroupConfig {
     pub ordered: bool,
 }
 
+/// The options of a topic, as they are stored. From [`Topic::config`](crate::Topic::config).
+///
+/// Limits are about what the topic *keeps*: all messages from the first on that some group has not
+/// settled yet, or that is still retained, and, in a topic without groups, all there are. A message
+/// that was settled out of order counts until all before it are. Dead letters do not count. Nothing
+/// that is kept is ever dropped for a limit, and no ack, nack or dead letter waits for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TopicConfig {
+    /// The most bytes of bodies that are kept; a body that is larger than that is `LimitExceeded`.
+    pub max_bytes: Option<u64>,
+    /// The most messages that are kept.
+    pub max_messages: Option<u64>,
+    /// What a send does while a limit has no room for it (default [`WhenFull::Refuse`]: `Full`, not
+    /// stored, after the attempts that the store makes; with [`WhenFull::Wait`] it waits within its
+    /// time-out, and then it is `Timeout`).
+    pub when_full: WhenFull,
+    /// How long after their sending messages are kept although every group has settled them.
+    pub retain_age: Option<Duration>,
+    /// How many bytes of the last messages are kept although every group has settled them.
+    pub retain_bytes: Option<u64>,
+}
+
+/// The store's own options, as they are stored. From [`Store::config`](crate::Store::config).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct StoreConfig {
+    /// The most bytes of bodies that all topics keep together; see [`TopicConfig`].
+    pub max_bytes: Option<u64>,
+    /// What a send does while that has no room for it.
+    pub when_full: WhenFull,
+}
+
 /// What opening the store found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -461,6 +511,10 @@ pub struct TopicStats {
     /// What of it keeps most of the log on disk: for one of its groups, or, without groups, for
     /// those to come. `None`: nothing does.
     pub pin: Option<Pin>,
+    /// Messages that it keeps, and bytes of their bodies, as last counted: only in topics that have
+    /// a limit or retain something, and where the store has a limit. What was settled since is in
+    /// it: it is counted off when somebody wants the room.
+    pub kept: Option<(u64, u64)>,
 }
 
 /// Counters of a group.
@@ -495,6 +549,7 @@ pub struct GroupStats {
 /// forward, and the segments go.)
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pin {
     /// Its topic.
     pub topic: String,
@@ -513,6 +568,8 @@ pub struct Pin {
 /// Why a message is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum PinKind {
     /// The group has not come to it yet.
     Unread,

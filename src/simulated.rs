@@ -5,14 +5,14 @@ use std::path::Path;
 
 use crate::commitlog::Log;
 use crate::delivery::slot::{self, Head, Owner, State};
-use crate::delivery::{producers, registry, removed};
+use crate::delivery::{kept, producers, registry, removed};
 use crate::error::Result;
 use crate::options::{RepairOptions, RepairReport, StoreOptions};
 use crate::shm::control::{
-    G_FREE_SLOT, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED, P_READY,
-    P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK, S_OWNER,
-    S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N, W_WRITTEN,
-    WHEEL,
+    G_FREE_SLOT, G_KEPT_BYTES, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED,
+    P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK,
+    S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N,
+    W_WRITTEN, WHEEL,
 };
 use crate::shm::{Tx, member, undo};
 use crate::sim::{SimProcess, SimWorld};
@@ -396,6 +396,11 @@ impl Check<'_> {
                 });
             }
         }
+        let counted = registry::live_topics(ctl).map(|id| kept::kept(ctl, id).bytes);
+        let (counted, all) = (counted.sum::<u64>(), self.tx.global(G_KEPT_BYTES));
+        self.expect(counted == all, || {
+            format!("all topics keep {all} bytes, each its own {counted}")
+        });
         for id in registry::live_topics(ctl) {
             let word = |w| self.tx.get(ctl.layout.topic(id, w));
             let (first, next) = (word(T_FIRST), word(T_NEXT));

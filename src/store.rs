@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::limits::TopicSettings;
 use crate::delivery::pins::Pins;
-use crate::delivery::{live, registry};
+use crate::delivery::topics::{self, TopicWanted};
+use crate::delivery::{kept, live, registry};
 use crate::error::{Code, Error, Result};
 use crate::group::{GroupOptions, check_user_name, group_stats, pin};
 use crate::handed::{
@@ -25,6 +27,7 @@ use crate::shm::id::place_of;
 use crate::shm::member;
 use crate::sys::{Env, RealDisk, RealHost, RuntimeDir, check_filesystem};
 use crate::topic::Topic;
+use crate::topic_options::TopicOptions;
 
 /// An open store: a directory of messages shared by any number of processes.
 ///
@@ -130,6 +133,9 @@ impl StoreOptions {
         if !(1..=1 << 20).contains(&self.max_in_flight) {
             return bad("max_in_flight", "1 to 1,048,576");
         }
+        if self.max_bytes == Some(0) {
+            return bad("max_bytes", "at least 1");
+        }
         if self.max_in_flight_bytes == 0 {
             return bad("max_in_flight_bytes", "at least 1");
         }
@@ -219,9 +225,11 @@ impl Store {
     }
 
     pub(crate) fn open_in(env: &Env, path: &Path, options: StoreOptions) -> Result<Self> {
-        Ok(Self {
+        let store = Self {
             inner: Opened::new(Inner::open(env, path, options)?),
-        })
+        };
+        store.settle_options()?;
+        Ok(store)
     }
 
     pub(crate) fn inner(&self) -> &Arc<Opened> {
@@ -240,6 +248,16 @@ impl Store {
     /// # Errors
     /// `InvalidName`; `LimitExceeded` when the store has as many topics as it was made for.
     pub fn topic(&self, name: &str) -> Result<Topic> {
+        self.open_topic(name, TopicSettings::default())
+    }
+
+    /// A topic with options that are stored when it is made: `store.topic_with("orders")
+    /// .max_messages(1000).open()`.
+    pub fn topic_with(&self, name: &str) -> TopicOptions {
+        TopicOptions::new(self.clone(), name)
+    }
+
+    pub(crate) fn open_topic(&self, name: &str, settings: TopicSettings) -> Result<Topic> {
         if crate::format::name::is_internal(name) || self.inner.options.read_only {
             return self.existing_topic(name);
         }
@@ -252,7 +270,13 @@ impl Store {
             0
         };
         let deadline = inner.deadline(Some(inner.options.send_timeout));
-        let id = registry::create_topic(&inner.log, name, flags, None, deadline)?;
+        let wanted = TopicWanted {
+            name,
+            flags,
+            settings,
+            dead_of: None,
+        };
+        let id = topics::create(&inner.log, &wanted, deadline)?;
         Ok(Topic::new(Arc::clone(inner), id, name))
     }
 
@@ -390,6 +414,10 @@ impl Store {
                 first_seq: word(T_FIRST),
                 next_seq: word(T_NEXT),
                 groups: of_topic,
+                kept: kept::is_counted(ctl, id).then(|| {
+                    let kept = kept::kept(ctl, id);
+                    (kept.count, kept.bytes)
+                }),
             });
         }
         let all = stats.topics.iter().filter_map(|t| t.pin.clone());

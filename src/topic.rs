@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::commitlog::append::{Need, Purpose, wake_topic};
+use crate::delivery::kept::{self, Over};
 use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::message::{ChunkExt, Chunks, Meta};
@@ -14,7 +15,7 @@ use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
 use crate::options::{Flush, MessageId, SendStatus, Sent, WhenFull, limits};
 use crate::shm::Tx;
-use crate::shm::control::{PINS, T_FIRST, T_NEXT};
+use crate::shm::control::{PINS, T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
 #[derive(Clone)]
@@ -263,16 +264,24 @@ impl Topic {
     ) -> Result<Stored> {
         check_limits(message)?;
         Keeper::start(&self.inner);
-        let stored = BUFFERS.with_borrow_mut(|(ext, record)| {
-            let meta = self.meta(message, numbered, None);
-            encode_meta(&meta, ext)?;
-            let len = record::record_len(ext.len(), message.body.len());
-            if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
-                return self.append_chunked(message, numbered, deadline);
+        let stored = loop {
+            let appended = BUFFERS.with_borrow_mut(|(ext, record)| {
+                let meta = self.meta(message, numbered, None);
+                encode_meta(&meta, ext)?;
+                let len = record::record_len(ext.len(), message.body.len());
+                if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
+                    return self.append_chunked(message, numbered, deadline);
+                }
+                Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
+                let bytes = message.body.len() as u64;
+                self.append_record(record, (None, bytes), numbered, deadline)
+            })?;
+            match appended {
+                Ok(stored) => break stored,
+                // Nothing is changed, and no buffer is held while it waits.
+                Err(over) => self.await_room(&over, message.body.len() as u64, deadline)?,
             }
-            Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
-            self.append_record(record, None, numbered, deadline)
-        })?;
+        };
         if !stored.sent.duplicate {
             wake_topic(&self.inner.log, self.id);
         }
@@ -297,22 +306,30 @@ impl Topic {
         }
     }
 
-    /// Appends the message's own record. `first_lsn`: where its first chunk lies, if it has any.
+    /// Appends the message's own record. `first_lsn`: where its first chunk lies, if it has any;
+    /// `bytes`: of its whole body.
     fn append_record(
         &self,
         record: &mut [u8],
-        first_lsn: Option<u64>,
+        (first_lsn, bytes): (Option<u64>, u64),
         numbered: &impl Numbered,
         deadline: u64,
-    ) -> Result<Stored> {
+    ) -> Result<Result<Stored, Over>> {
         let log = &self.inner.log;
         let links = u64::from(first_lsn.is_some());
         let need = Need::new(record.len(), 1, Purpose::Send).with_links(links);
         let next_at = log.ctl.layout.topic(self.id, T_NEXT);
+        let flags_at = log.ctl.layout.topic(self.id, T_FLAGS);
         log.transact(need, deadline, |tx| {
             self.check_live()?;
             if let Some(known) = numbered.check(tx)? {
-                return Ok(known);
+                return Ok(Ok(known));
+            }
+            let counts = tx.get(flags_at) & (TOPIC_COUNTED | TOPIC_COUNTING) != 0;
+            if counts && !broken!(LimitCheckedAfterwards) {
+                if let Some(over) = kept::over(tx, self.id, bytes) {
+                    return Ok(Err(over));
+                }
             }
             let seq = tx.get(next_at);
             let lsn = log.append(tx, record, seq);
@@ -321,8 +338,16 @@ impl Topic {
                 log.note_link(tx, lsn, first);
             }
             tx.set(next_at, seq + 1);
+            if counts {
+                kept::add(tx, self.id, bytes);
+            }
             let id = MessageId(first_lsn.unwrap_or(lsn));
             numbered.appended(tx, lsn, id, seq);
+            if counts && broken!(LimitCheckedAfterwards) {
+                if let Some(over) = kept::over(tx, self.id, 0) {
+                    return Ok(Err(over));
+                }
+            }
             let sent = Sent {
                 id,
                 seq: Some(seq),
@@ -330,10 +355,10 @@ impl Topic {
                 durable: false,
                 duplicate: false,
             };
-            Ok(Stored {
+            Ok(Ok(Stored {
                 sent,
                 end: lsn + record.len() as u64,
-            })
+            }))
         })
     }
 
@@ -343,8 +368,9 @@ impl Topic {
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
         deadline: u64,
-    ) -> Result<Stored> {
+    ) -> Result<Result<Stored, Over>> {
         let log = &self.inner.log;
+        let bytes = message.body.len() as u64;
         let pin = Pin::take(&self.inner, deadline)?;
         let piece = (log.max_record(Kind::Chunk) - HEADER - 64) & !15;
         let total = message.body.len().div_ceil(piece);
@@ -353,9 +379,8 @@ impl Topic {
         let mut record = Vec::new();
         for (number, part) in message.body.chunks(piece).enumerate() {
             let first_lsn = lsns.first().copied().unwrap_or(0);
-            let number = u32::try_from(number).unwrap_or(u32::MAX);
             let ext = ChunkExt {
-                number,
+                number: u32::try_from(number).unwrap_or(u32::MAX),
                 total: count,
                 first_lsn,
             }
@@ -365,7 +390,10 @@ impl Topic {
             let lsn = log.transact(need, deadline, |tx| {
                 self.check_live()?;
                 if let Some(known) = numbered.check(tx)? {
-                    return Ok(Err(known));
+                    return Ok(Err(Ok(known)));
+                }
+                if let Some(over) = kept::over(tx, self.id, bytes).filter(|_| first_lsn == 0) {
+                    return Ok(Err(Err(over)));
                 }
                 let lsn = log.append(tx, &mut record, 0);
                 if first_lsn == 0 {
@@ -375,7 +403,7 @@ impl Topic {
             })?;
             match lsn {
                 Ok(lsn) => lsns.push(lsn),
-                Err(known) => return Ok(known),
+                Err(end) => return Ok(end),
             }
             self.inner.appended();
         }
@@ -383,7 +411,7 @@ impl Topic {
         let chunks = Chunks {
             first_lsn: first,
             count,
-            body_len: message.body.len() as u64,
+            body_len: bytes,
         };
         let mut ext = Vec::new();
         encode_meta(&self.meta(message, numbered, Some(chunks)), &mut ext)?;
@@ -391,14 +419,19 @@ impl Topic {
         let len = record::padded(record::record_len(ext.len(), list.len()));
         if len > log.max_record(Kind::Msg) {
             return Err(over_limit(format!(
-                "a body of {} bytes with these headers is too large for this store's ring of {} \
-                 bytes",
-                message.body.len(),
+                "a body of {bytes} bytes with these headers is too large for this store's ring of \
+                 {} bytes",
                 log.ctl.layout.geometry.ring
             )));
         }
         Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
-        self.append_record(&mut record, Some(first), numbered, deadline)
+        loop {
+            // The chunks stay: what fills the room meanwhile holds up their end only.
+            match self.append_record(&mut record, (Some(first), bytes), numbered, deadline)? {
+                Ok(stored) => return Ok(Ok(stored)),
+                Err(over) => self.await_room(&over, bytes, deadline)?,
+            }
+        }
     }
 
     /// How many sequences from the first kept message to the next one to come.

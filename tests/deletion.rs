@@ -1,11 +1,13 @@
-//! A purge takes all messages of a topic, a deletion takes a topic or a group: wholly or not at all,
-//! for good, and nothing else, whatever dies. What still names the old one never meets the new.
+//! A purge takes all messages of a topic, a deletion takes a topic or a group: wholly or not at
+//! all, for good, and nothing else, whatever dies. What names the old one never meets the new.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "deletion/gone.rs"]
 mod gone;
 #[path = "support/members.rs"]
 mod members;
+#[path = "deletion/storm.rs"]
+mod storm;
 #[path = "deletion/waits.rs"]
 mod waits;
 
@@ -26,8 +28,8 @@ fn cut(world: &SimWorld) -> SimWorld {
     world.power_cut_with(|_| 1)
 }
 
-/// Two topics with two groups each: one of "orders" with messages that are new, held, waiting, acked
-/// and dead. Numbers from 1 on; those of "other" from 101 on.
+/// Two topics with two groups each: one of "orders" with messages that are new, held, waiting,
+/// acked and dead. Numbers from 1 on; those of "other" from 101 on.
 fn start(world: &SimWorld) -> Member {
     let mut m = open_with(world, options().flush(Flush::Async));
     for id in 1..=9 {
@@ -132,7 +134,7 @@ fn expected(act: &str) -> (Owed, Owed) {
     (before, after)
 }
 
-const CHANGES: [(&str, fn(&mut Member)); 3] = [
+const CHANGES: [Change; 3] = [
     ("purge", purge),
     ("delete topic", delete_topic),
     ("delete group", delete_group),

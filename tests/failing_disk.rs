@@ -34,7 +34,34 @@ fn counts(m: &Member) -> Vec<u64> {
     vec![messages, 200 + groups().count() as u64, dead]
 }
 
-const CHANGES: [Change; 5] = [
+const CHANGES: [Change; 7] = [
+    Change {
+        name: "limits of a topic",
+        make: |m| {
+            let change = m.store.existing_topic("t")?.configure();
+            change
+                .max_messages(9_000)
+                .max_bytes(1 << 30)
+                .apply()
+                .map(|_| ())
+        },
+        read: |m| {
+            let config = m.store.topic("t").unwrap().config().unwrap();
+            vec![
+                config.max_messages.unwrap_or(0),
+                config.max_bytes.unwrap_or(0),
+            ]
+        },
+        before: &[0, 0],
+        after: &[9_000, 1 << 30],
+    },
+    Change {
+        name: "the store's limit",
+        make: |m| m.store.configure().max_bytes(1 << 30).apply().map(|_| ()),
+        read: |m| vec![m.store.config().unwrap().max_bytes.unwrap_or(0)],
+        before: &[0],
+        after: &[1 << 30],
+    },
     Change {
         name: "purge of a topic",
         make: |m| m.store.existing_topic("t")?.purge().map(|_| ()),

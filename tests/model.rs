@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use keepq::sim::{SimOptions, SimWorld};
-use keepq::{Backoff, Code, Delivery, OutMessage, Store};
+use keepq::{Backoff, Code, Delivery, OutMessage, Start, Store};
 use members::{Member, assert_whole, body, id_of, open};
 use proptest::prelude::*;
 
@@ -77,6 +77,10 @@ enum Step {
     Extend(usize),
     Wait(u64),
     Look,
+    Maintain,
+    Purge(usize),
+    DeleteTopic(usize),
+    DeleteGroup(usize),
     Warm,
     Cold,
     Die,
@@ -92,6 +96,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..64usize).prop_map(Step::Extend),
         2 => prop_oneof![Just(100), Just(3_000), Just(LEASE_MS + 1_000)].prop_map(Step::Wait),
         2 => Just(Step::Look),
+        1 => Just(Step::Maintain),
+        1 => (0..2usize).prop_map(Step::Purge),
+        1 => (0..2usize).prop_map(Step::DeleteTopic),
+        1 => (0..3usize).prop_map(Step::DeleteGroup),
         1 => Just(Step::Warm),
         1 => Just(Step::Cold),
         1 => Just(Step::Die),
@@ -141,6 +149,10 @@ impl Machine {
     }
 
     fn group(&mut self, which: usize) -> keepq::Group {
+        self.open_group(which, Start::Earliest)
+    }
+
+    fn open_group(&mut self, which: usize, start: Start) -> keepq::Group {
         let (topic, name, like) = GROUPS[which];
         let backoff = Backoff {
             first: Duration::from_millis(BACKOFF_MS),
@@ -151,7 +163,8 @@ impl Machine {
         let options = self.store().group(TOPICS[topic], name);
         let options = options
             .lease(Duration::from_millis(LEASE_MS))
-            .max_attempts(1000);
+            .max_attempts(1000)
+            .start(start);
         let mut options = options.backoff(backoff);
         if matches!(like, Like::Ordered | Like::Both) {
             options = options.ordered(true);
@@ -179,6 +192,10 @@ impl Machine {
             Step::Extend(i) => self.extend(i),
             Step::Wait(ms) => self.world.advance(ms),
             Step::Look => self.store().look(),
+            Step::Maintain => self.store().maintain().unwrap(),
+            Step::Purge(topic) => self.purge(topic),
+            Step::DeleteTopic(topic) => self.delete_topic(topic),
+            Step::DeleteGroup(which) => self.delete_group(which),
             Step::Warm => self.restart(false),
             Step::Cold => self.restart(true),
             Step::Die => self.die(),
@@ -304,6 +321,46 @@ impl Machine {
                 assert!(now >= *until, "the lease of {id} ended early");
             }
         }
+    }
+
+    /// These groups are owed nothing any more; what is held for them is lost.
+    fn forget(&mut self, groups: impl Fn(usize) -> bool) {
+        let (gone, held) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(which, ..)| groups(*which));
+        self.held = held;
+        let gone: Vec<(usize, u64, Delivery, u64)> = gone;
+        for (.., delivery, _) in gone {
+            let code = delivery.ack().unwrap_err().code();
+            assert!(matches!(code, Code::LeaseLost | Code::NotFound), "{code:?}");
+        }
+        for which in (0..GROUPS.len()).filter(|&which| groups(which)) {
+            self.groups[which] = Group::default();
+        }
+    }
+
+    fn purge(&mut self, topic: usize) {
+        let groups = self.groups.iter().zip(GROUPS).filter(|(_, g)| g.0 == topic);
+        let owed = groups.flat_map(|(group, _)| group.new.iter().chain(group.open.keys()));
+        let owed: std::collections::BTreeSet<u64> = owed.copied().collect();
+        let purged = self.store().topic(TOPICS[topic]).unwrap().purge().unwrap();
+        assert_eq!(purged, owed.len() as u64, "{owed:?}");
+        self.forget(|which| GROUPS[which].0 == topic);
+    }
+
+    fn delete_topic(&mut self, topic: usize) {
+        self.store().topic(TOPICS[topic]).unwrap().delete().unwrap();
+        self.forget(|which| GROUPS[which].0 == topic);
+        for which in (0..GROUPS.len()).filter(|&which| GROUPS[which].0 == topic) {
+            self.group(which);
+        }
+    }
+
+    /// Made again, it begins with what comes: what is still kept depends on the files.
+    fn delete_group(&mut self, which: usize) {
+        self.group(which).delete().unwrap();
+        self.forget(|other| other == which);
+        self.open_group(which, Start::Latest);
     }
 
     fn restart(&mut self, cold: bool) {

@@ -10,7 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::format::name;
 use crate::format::payload::{Ack, BatchBuilder, MAX_REASON, Release, Run, reason};
 use crate::format::record::{Draft, Kind, padded};
-use crate::shm::control::{P_DEAD, P_DEAD_TOPIC, T_FLAGS, T_NEXT};
+use crate::shm::control::{P_DEAD, P_DEAD_TOPIC, T_FLAGS, T_NEXT, TOPIC_SYNC};
 use crate::shm::{Ctl, Tx};
 
 /// Whether the group's exhausted messages go to a dead-letter stream: not those of keepq's own
@@ -43,7 +43,13 @@ pub(crate) fn dead_letter_topic(log: &Log, group: u32, deadline: u64) -> Result<
         &registry::group_name(ctl, group)?,
     );
     drop(tx);
-    registry::create_topic(log, &name, flags, Some(group), deadline)
+    let wanted = super::topics::TopicWanted {
+        name: &name,
+        flags: flags & TOPIC_SYNC,
+        settings: super::limits::TopicSettings::default(),
+        dead_of: Some(group),
+    };
+    super::topics::create(log, &wanted, deadline)
 }
 
 /// Moves the READY message of this slot, which has no attempt left, to the dead letters.
@@ -110,6 +116,7 @@ impl Burial<'_> {
         })?;
         crate::commitlog::append::wake_topic(log, self.stream);
         settle::made_way(log, self.group, 1);
+        super::kept::settled(&log.ctl);
         Ok(end)
     }
 

@@ -99,6 +99,26 @@ pub(crate) fn time_of(
     Ok(meta.sent_at_ms)
 }
 
+/// The bytes of a message's body, and when it was sent.
+pub(crate) fn size_of(
+    log: &Log,
+    stream: u32,
+    seq: u64,
+    lsn: u64,
+    ahead: &mut ReadAhead,
+) -> Result<(u64, u64)> {
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
+    let bytes = body_len(&meta, part.body);
+    Ok((bytes, meta.sent_at_ms))
+}
+
+/// The bytes of a message's body, also if it lies in chunks.
+pub(crate) fn body_len(meta: &Meta<'_>, body: &[u8]) -> u64 {
+    meta.chunks.map_or(body.len() as u64, |c| c.body_len)
+}
+
 fn release_of(log: &Log, lsn: u64, part: &Part<'_>) -> Result<Release> {
     let release = Release::decode(part.body).map_err(|bad| wrong(log, lsn, bad))?;
     if release.origin_lsn >= lsn {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use super::places::{check_group, group_at, live_groups, live_topics, topic_deleted};
 use super::slot::{self, Head, Owner, State};
-use super::{order, registry, tags};
+use super::{kept, order, registry, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -108,6 +108,7 @@ pub(crate) fn purge(log: &Log, topic: u32, deadline: u64) -> Result<(u64, u64)> 
         let (count, up_to) = count_owed(log, topic)?;
         let done = purge_counted(log, topic, gone, deadline)?;
         if let Some((next, end)) = done {
+            wake::room_made(ctl);
             // What came since is all owed: sequences are dense while anybody is alive.
             return Ok((count + next.saturating_sub(up_to), end));
         }
@@ -138,6 +139,7 @@ fn purge_counted(log: &Log, topic: u32, gone: u64, deadline: u64) -> Result<Opti
             log.append(tx, &mut draft(next).bytes, 0);
         }
         tx.set(ctl.layout.topic(topic, T_FIRST), next);
+        kept::clear(tx, topic, next);
         for group in groups_of(ctl, topic) {
             tx.set(ctl.layout.group(group, P_CURSOR), next);
             tx.set(ctl.layout.group(group, P_PURGED), next);
@@ -199,6 +201,7 @@ impl Doomed {
     fn take_away(&self, tx: &mut Tx<'_>) {
         let layout = tx.ctl.layout;
         for &topic in &self.topics {
+            kept::clear(tx, topic, 0);
             tx.set(layout.topic(topic, T_STATE), state_word(topic, Life::Free));
         }
         for &group in &self.groups {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::removed::{self, Range};
 use super::slot::{Head, Owner, State};
-use super::{claim, gone, registry};
+use super::{claim, gone, kept, registry};
 use crate::commitlog::Log;
 use crate::commitlog::catalog::Segment;
 use crate::error::{Code, Result};
@@ -147,6 +147,8 @@ fn lowest_cursors(ctl: &Ctl) -> BTreeMap<u32, u64> {
             // Without a group, everything is kept.
             _ => word(T_FIRST),
         };
+        // What is counted as kept is needed until the log knows that it is counted off.
+        let from = from.min(kept::logged_from(ctl, topic).unwrap_or(from));
         (topic, from)
     };
     lowest.into_iter().map(from).collect()

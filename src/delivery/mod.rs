@@ -4,8 +4,9 @@
 //! the processes is a record of the commit log in the same transaction.
 //!
 //! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last;
-//!   [`places`] tells who has which place of the tables, and [`gone`] takes away what is purged or
-//!   deleted.
+//!   [`topics`] makes topics; [`places`] tells who has which place of the tables, and [`gone`] takes
+//!   away what is purged or deleted.
+//! - [`kept`] counts what topics keep; [`limits`] are the options that it is counted for.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`pick`] claims for groups that filter by [`tags`] or keep messages of one key in [`order`].
@@ -20,6 +21,8 @@ pub(crate) mod bury;
 pub(crate) mod claim;
 pub(crate) mod fetch;
 pub(crate) mod gone;
+pub(crate) mod kept;
+pub(crate) mod limits;
 pub(crate) mod live;
 pub(crate) mod order;
 pub(crate) mod pick;
@@ -37,3 +40,4 @@ pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod tags;
 pub(crate) mod tidy;
+pub(crate) mod topics;

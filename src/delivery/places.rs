@@ -1,4 +1,5 @@
-//! Places of topics and groups in the tables of shared memory: who has them, and who gets them next.
+//! Places of topics and groups in the tables of shared memory: who has them, and who gets them
+//! next.
 
 use super::registry::{groups, topics};
 use crate::error::{Code, Error, Result};

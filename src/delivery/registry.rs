@@ -7,19 +7,18 @@
 pub(crate) use super::places::{ask_group, ask_topic, live_groups, live_topics};
 use super::places::{check_group, new_id, topic_deleted, use_place};
 pub(crate) use super::tags::normal;
-use super::{fetch, tags};
+use super::{fetch, kept, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Config, GroupConfig};
-use crate::format::record::{Draft, Kind};
 use crate::shm::control::{
-    G_GROUPS, G_TOPICS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR, P_DEAD,
-    P_DEAD_TOPIC, P_FLAGS, P_GENERATION, P_HASH, P_LEASE_MS, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
-    P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_PURGED, P_START, P_STATE, P_TOPIC, REGIONS,
-    T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_INDEX, T_INDEX_SIZE, T_NAME, T_NAME_LEN, T_NEXT, T_STATE,
-    W_PUBLISHED,
+    G_GROUPS, G_TOPICS, LIMIT_WORDS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR,
+    P_DEAD, P_DEAD_TOPIC, P_FLAGS, P_GENERATION, P_HASH, P_LEASE_MS, P_LOST, P_LOST_COUNT,
+    P_MAX_ATTEMPTS, P_MAX_OUTSTANDING, P_NAME, P_NAME_LEN, P_NEXT, P_PURGED, P_START, P_STATE,
+    P_TOPIC, REGIONS, T_FIRST, T_FLAGS, T_GROUP, T_HASH, T_INDEX, T_INDEX_SIZE, T_NAME, T_NAME_LEN,
+    T_NEXT, T_STATE,
 };
 use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx};
@@ -112,83 +111,6 @@ pub(super) fn too_many(what: &str, most: u32, advice: &str) -> Error {
     )
 }
 
-/// Makes a topic, unless it is there. `flags`: `TOPIC_SYNC`. What makes it is durable when this
-/// returns, also where sends are not: a topic that a power cut took and that was made again would
-/// use its sequences a second time. `dead_of`: it is for the dead letters of this group.
-pub(crate) fn create_topic(
-    log: &Log,
-    name: &str,
-    flags: u64,
-    dead_of: Option<u32>,
-    deadline: u64,
-) -> Result<u32> {
-    let id = find_or_make_topic(log, name, flags, dead_of, deadline)?;
-    let unused = log.ctl.load(log.ctl.layout.topic(id, T_NEXT)) == 0;
-    let made_by = log.ctl.load(W_PUBLISHED);
-    if unused && !log.wait_durable(made_by, deadline)? {
-        return Err(log.flush_timeout());
-    }
-    Ok(id)
-}
-
-fn find_or_make_topic(
-    log: &Log,
-    name: &str,
-    flags: u64,
-    dead_of: Option<u32>,
-    deadline: u64,
-) -> Result<u32> {
-    if dead_of.is_none() {
-        let tx = log.ctl.begin(deadline)?;
-        let found = find_topic(&log.ctl, name);
-        drop(tx);
-        if let Some(id) = found {
-            return Ok(id);
-        }
-    }
-    let draft = |id| {
-        let flags = u32::try_from(flags).unwrap_or(0);
-        let config = Config::TopicCreate {
-            id,
-            name: name.to_owned(),
-            flags,
-            first_seq: 0,
-        };
-        Draft::new(Kind::Config, 0, id, &[], &[&config.encode()])
-    };
-    // Dead letters must find a place on a full disk, too.
-    let purpose = if crate::format::name::is_internal(name) {
-        Purpose::Settle
-    } else {
-        Purpose::Send
-    };
-    let need = Need::new(draft(0).bytes.len(), 0, purpose);
-    let ctl = &log.ctl;
-    log.transact(need, deadline, |tx| {
-        if let Some(group) = dead_of {
-            check_group(ctl, group)?;
-        }
-        let id = match find_topic(ctl, name) {
-            Some(id) => id,
-            None => {
-                let most = ctl.layout.geometry.topics;
-                let state_of = |place| tx.get(ctl.layout.topic(place, T_STATE));
-                let Some(id) = new_id(topics(ctl), most, state_of) else {
-                    let what = "topics, dead-letter streams included";
-                    return Err(too_many(what, most, "delete some"));
-                };
-                log.append(tx, &mut draft(id).bytes, 0);
-                enter_topic(tx, id, name, flags, 0, 0);
-                id
-            }
-        };
-        if let Some(group) = dead_of {
-            tx.set(ctl.layout.group(group, P_DEAD_TOPIC), u64::from(id) + 1);
-        }
-        Ok(id)
-    })
-}
-
 /// Enters a topic into its table.
 pub(crate) fn enter_topic(tx: &mut Tx<'_>, id: u32, name: &str, flags: u64, first: u64, next: u64) {
     let layout = tx.ctl.layout;
@@ -197,6 +119,9 @@ pub(crate) fn enter_topic(tx: &mut Tx<'_>, id: u32, name: &str, flags: u64, firs
     // the index without the lock looks at the state afterwards.
     for region in 0..REGIONS {
         tx.set(at(T_INDEX + region * T_INDEX_SIZE), 0);
+    }
+    for word in LIMIT_WORDS {
+        tx.set(at(word), 0);
     }
     tx.set(at(T_GROUP), 0);
     write_name(tx, at(T_NAME), at(T_NAME_LEN), name);
@@ -450,6 +375,8 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
     if !wanted.create {
         return Err(Error::new(Code::NotFound, format!("there is no {who}")));
     }
+    // It begins with what is kept now.
+    while kept::refresh(log, wanted.topic)? {}
     let config = wanted.settings.config(slots);
     let at_time = match wanted.settings.start {
         crate::options::Start::Time(time) => Some(sent_from(log, wanted.topic, time)?),
@@ -485,6 +412,12 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         };
         let topic = |word| ctl.layout.topic(wanted.topic, word);
         let (first, next) = (tx.get(topic(T_FIRST)), tx.get(topic(T_NEXT)));
+        // What is counted off is not kept, even if it is still there.
+        let first = if kept::is_counted(ctl, wanted.topic) {
+            first.max(kept::kept(ctl, wanted.topic).from).min(next)
+        } else {
+            first
+        };
         let start = match wanted.settings.start {
             crate::options::Start::Earliest => first,
             crate::options::Start::Latest => next,

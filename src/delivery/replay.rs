@@ -5,12 +5,14 @@
 //! nothing. What was leased at the end of the log was never noted; after recovery every sequence
 //! below a group's cursor that nothing settled is ready again.
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use super::producers::{self, Noted};
 use super::progress::{self, Group, Tries};
 use super::slot::{self, Head, Owner, State};
-use super::{order, pick, places, registry, removed, tags};
+use super::{fetch, kept, limits, order, pick, places, registry, removed, tags};
 use crate::commitlog::Log;
 use crate::commitlog::read::ReadAhead;
 use crate::error::Result;
@@ -18,8 +20,8 @@ use crate::format::Bad;
 use crate::format::message::Meta;
 use crate::format::name;
 use crate::format::payload::{
-    self, Ack, Config, Gap, GroupConfig, Loss, Moved, ProducerOpen, Release, Retry, SnapItem,
-    SnapPiece,
+    self, Ack, Config, Gap, GroupConfig, Kept, Loss, Moved, ProducerOpen, Release, Retry, SnapItem,
+    SnapPiece, TopicConfig,
 };
 use crate::format::record::{Kind, Record};
 use crate::shm::Tx;
@@ -35,6 +37,8 @@ pub(crate) struct Topic {
     pub(super) flags: u32,
     pub(crate) first: u64,
     pub(crate) next: u64,
+    /// Its options and what it keeps, if that is counted.
+    pub(super) limits: Option<(TopicConfig, Kept)>,
 }
 
 /// The state that a replay of the log builds.
@@ -51,6 +55,8 @@ pub(crate) struct Model {
     pub(crate) records: u64,
     /// The oldest segment that the log says is kept; 0 = it says nothing.
     pub(crate) oldest: u64,
+    /// The store's limit and flags.
+    store: (u64, u32),
     /// Dead letters that were purged: per group, ranges of its dead-letter stream, first to end.
     /// Kept apart from the groups: a removal may be seen before its group is.
     removed: BTreeMap<u32, BTreeMap<u64, u64>>,
@@ -125,7 +131,9 @@ impl Model {
     ) -> Result<(), Bad> {
         match kind {
             Kind::Msg => {
-                self.numbered((lsn, seq), &Meta::decode(ext)?);
+                let meta = Meta::decode(ext)?;
+                self.count(stream, seq, fetch::body_len(&meta, body));
+                self.numbered((lsn, seq), &meta);
                 self.advance(stream, seq);
             }
             Kind::Release => {
@@ -229,6 +237,7 @@ impl Model {
                     flags,
                     first: first_seq,
                     next: first_seq,
+                    limits: None,
                 });
             }
             Config::GroupCreate {
@@ -256,6 +265,9 @@ impl Model {
                 }
             }
             Config::Reclaim { first } => self.oldest = self.oldest.max(u64::from(first)),
+            Config::TopicConfigure { id, options, kept } => self.set_limits(id, options, kept),
+            Config::StoreConfigure { .. } if self.salvage.is_some() => self.limits_lost(),
+            Config::StoreConfigure { max_bytes, flags } => self.store = (max_bytes, flags),
             Config::TopicDelete { id } => self.delete_topic(id),
             Config::GroupDelete { id } => self.delete_group(id),
             Config::TopicPurge { id, first_seq } => self.purge(id, first_seq),
@@ -337,7 +349,7 @@ impl Model {
                 first,
                 count,
             } => self.remove(*group, *first, *count),
-            SnapItem::Used { group, id } => self.use_id(*group, *id),
+            SnapItem::Limits { .. } | SnapItem::Used { .. } => self.load_change(item),
             SnapItem::Tag {
                 group,
                 version,
@@ -349,40 +361,6 @@ impl Model {
             }
             SnapItem::Oldest { number } => self.oldest = self.oldest.max(u64::from(*number)),
             _ => {}
-        }
-    }
-
-    /// Notes that an id was given to somebody, so that nobody else gets it.
-    pub(super) fn use_id(&mut self, group: bool, id: u32) {
-        let last = self.used.entry((group, place_of(id))).or_insert(id);
-        *last = id.max(*last);
-    }
-
-    pub(super) fn delete_topic(&mut self, id: u32) {
-        self.use_id(false, id);
-        self.topics.remove(&id);
-        self.gaps.retain(|gap| gap.stream != id);
-        let groups = self.groups.iter().filter(|(_, g)| g.topic == id);
-        for group in groups.map(|(&group, _)| group).collect::<Vec<_>>() {
-            self.delete_group(group);
-        }
-    }
-
-    pub(super) fn delete_group(&mut self, id: u32) {
-        self.use_id(true, id);
-        self.groups.remove(&id);
-        self.removed.remove(&id);
-    }
-
-    /// The messages of a topic below this sequence are gone for every group.
-    fn purge(&mut self, id: u32, first: u64) {
-        if let Some(topic) = self.topics.get_mut(&id) {
-            topic.first = topic.first.max(first);
-            topic.next = topic.next.max(first);
-        }
-        self.gaps.retain(|gap| gap.stream != id);
-        for group in self.groups.values_mut().filter(|g| g.topic == id) {
-            group.settle(0, first);
         }
     }
 
@@ -417,6 +395,9 @@ impl Model {
     /// are set. Nobody else sees it yet.
     pub(crate) fn install(&self, log: &Log) -> Result<()> {
         let ctl = &log.ctl;
+        let mut tx = ctl.begin(ctl.patience())?;
+        limits::enter_store(&mut tx, self.store.0, self.store.1);
+        tx.commit();
         for (&(group, place), &id) in &self.used {
             let geometry = ctl.layout.geometry;
             let most = if group {
@@ -435,6 +416,9 @@ impl Model {
             let mut tx = ctl.begin(ctl.patience())?;
             let flags = u64::from(topic.flags);
             registry::enter_topic(&mut tx, id, &topic.name, flags, topic.first, topic.next);
+            if let Some((options, kept)) = &topic.limits {
+                kept::enter(&mut tx, id, options, *kept);
+            }
             tx.commit();
         }
         let most = ctl.layout.geometry.producers;

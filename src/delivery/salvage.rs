@@ -19,6 +19,8 @@ use crate::shm::id::place_of;
 pub(crate) struct Salvage {
     /// Topics whose names are lost.
     unnamed: BTreeSet<u32>,
+    /// Some topic or the store may have had limits.
+    limits: bool,
     /// What is lost, one sentence each.
     pub(crate) lost: Vec<String>,
 }
@@ -78,6 +80,8 @@ impl Model {
                     let new = || Group::new(*topic, name.clone(), *config, 0, 0, *generation);
                     self.groups.entry(*id).or_insert_with(new);
                 }
+                // What a topic keeps cannot be counted any more, so it has no limit: see the end.
+                SnapItem::Limits { .. } => self.limits_lost(),
                 SnapItem::Outstanding { .. } | SnapItem::Counters { .. } => {}
                 SnapItem::Producer { .. }
                 | SnapItem::Removed { .. }
@@ -85,6 +89,13 @@ impl Model {
                 | SnapItem::Used { .. }
                 | SnapItem::Oldest { .. } => self.load_item(item),
             }
+        }
+    }
+
+    /// There were limits, which cannot be kept up.
+    pub(super) fn limits_lost(&mut self) {
+        if let Some(salvage) = &mut self.salvage {
+            salvage.limits = true;
         }
     }
 
@@ -172,6 +183,13 @@ impl Model {
                     topic.name
                 ));
             }
+        }
+        if salvage.limits {
+            salvage.lost.push(
+                "limits and retention of topics and of the store may be lost; set them again with \
+                 configure"
+                    .to_owned(),
+            );
         }
         salvage
             .lost

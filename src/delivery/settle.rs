@@ -6,11 +6,10 @@
 //! with the ACK of a dead letter, so that it is never in both places or in neither.
 
 use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_dead_letters};
-use super::gone;
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
-use super::{claim, order};
+use super::{claim, gone, kept, order};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -140,6 +139,7 @@ fn settle_by(
         Ok(lsn + record.len() as u64)
     })?;
     made_way(log, held.group, 1);
+    kept::settled(&log.ctl);
     Ok(end)
 }
 
@@ -180,6 +180,7 @@ pub(crate) fn ack_many(
             Err(e) => results.extend(piece.iter().map(|_| Err(e.clone()))),
         }
     }
+    kept::settled(&log.ctl);
     (results, end)
 }
 

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 
 use super::slot::{Owner, State};
-use super::{gone, places, producers, registry, tags};
+use super::{gone, kept, limits, places, producers, registry, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::prepare::Maintenance;
 use crate::error::Result;
-use crate::format::payload::{SnapItem, SnapWriter};
+use crate::format::payload::{Kept, SnapItem, SnapWriter, TopicConfig};
 use crate::format::record::{Draft, HEADER, Kind};
 use crate::shm::control::{
     G_ACTIVE, G_OLDEST, G_SLOT_TOP, G_SNAP, G_SNAP_BEFORE, G_SNAP_END, G_SNAP_FOR, P_CURSOR,
@@ -175,12 +175,24 @@ fn push_tables(
     let ctl = &log.ctl;
     if cursors.is_empty() && next.0 == 0 {
         let number = crate::shm::lock::low_half(tx.global(G_OLDEST));
-        if !writer.push(&SnapItem::Oldest { number }) {
+        let (max_bytes, flags) = limits::store_options(ctl);
+        let store = SnapItem::Limits {
+            topic: SnapItem::STORE,
+            options: TopicConfig {
+                max_bytes,
+                flags,
+                ..TopicConfig::default()
+            },
+            kept: Kept::default(),
+        };
+        if !writer.push(&SnapItem::Oldest { number }) || !writer.push(&store) {
             return false;
         }
     }
     while next.0 < registry::topics(ctl) {
-        if topic_item(tx, next.0).is_some_and(|item| !writer.push(&item)) {
+        // Both, if need be again in the next piece: what is told twice is the same.
+        let items = [topic_item(tx, next.0), limits_item(tx, next.0)];
+        if items.iter().flatten().any(|item| !writer.push(item)) {
             return false;
         }
         next.0 += 1;
@@ -219,6 +231,19 @@ fn topic_item(tx: &Tx<'_>, place: u32) -> Option<SnapItem> {
         flags: crate::shm::lock::low_half(word(T_FLAGS)),
         first_seq: word(T_FIRST),
         next_seq: word(T_NEXT),
+    })
+}
+
+/// The options of the topic at a place of the table and what it keeps, if that is counted.
+fn limits_item(tx: &Tx<'_>, place: u32) -> Option<SnapItem> {
+    let ctl = tx.ctl;
+    let state = tx.get(ctl.layout.topic(place, T_STATE));
+    let topic = id_in(state);
+    let counted = kept::is_counted(ctl, topic) && !broken!(SnapshotForgetsLimits);
+    (is_live(state) && counted).then(|| SnapItem::Limits {
+        topic,
+        options: kept::options(ctl, topic),
+        kept: kept::kept(ctl, topic),
     })
 }
 

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::live::{self, Live, Survey};
-use super::snapshot;
+use super::{kept, snapshot};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose, RESERVE_SLACK};
 use crate::commitlog::catalog::Segment;
@@ -61,6 +61,7 @@ pub(crate) fn reclaim(log: &Log, held: &Maintenance<'_>, when: When) -> Result<(
 /// for: up to two new ones let everything go that is consumed.
 pub(crate) fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     let ctl = &log.ctl;
+    kept::note(log, held)?;
     move_forward(log, held, When::AtRest)?;
     log.flush_now(ctl.patience())?;
     for _ in 0..2 {
@@ -86,6 +87,8 @@ fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     if sealed.first().is_none_or(|first| first.end > snap) {
         return Ok(());
     }
+    // What is counted as kept may hold them.
+    kept::note(log, held)?;
     let live = Live::read(log)?;
     let survey = Survey::new(log, &live);
     let pin = snap.min(live.chunk_pin);

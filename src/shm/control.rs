@@ -83,6 +83,8 @@ pub(crate) const W_FLUSH_SLEEPERS: [usize; 2] = [P1 + 264, P1 + 328];
 /// Futex: room in the ring, a prepared segment, a free index region.
 pub(crate) const W_ROOM_EVENT: usize = P1 + 384;
 pub(crate) const W_ROOM_SLEEPERS: usize = P1 + 392;
+/// Some sender waits for room below a limit.
+pub(crate) const W_QUOTA_WAIT: usize = P1 + 400;
 /// Some group waits for messages to become durable.
 pub(crate) const W_ARMED_DURABLE: usize = P1 + 448;
 /// Somebody found shared state that makes no sense: no warm attach any more.
@@ -146,9 +148,13 @@ pub(crate) const G_SLOT_TOP: usize = 168;
 /// How many purges and deletions there were, and up to which of them the slots were swept.
 pub(crate) const G_GONE: usize = 176;
 pub(crate) const G_SWEPT: usize = 184;
+/// The store's limit of bytes that all topics keep (0 = none), its flags, and what they keep.
+pub(crate) const G_LIMIT: usize = 192;
+pub(crate) const G_LIMIT_FLAGS: usize = 200;
+pub(crate) const G_KEPT_BYTES: usize = 208;
 /// Blocks of tags: the first free one + 1, and the first that was never used.
-pub(crate) const G_TAG_FREE: usize = 192;
-pub(crate) const G_TAG_TOP: usize = 200;
+pub(crate) const G_TAG_FREE: usize = 216;
+pub(crate) const G_TAG_TOP: usize = 224;
 const GLOBALS: usize = 512;
 
 /// Recent segments: those that may hold bytes not yet durable.
@@ -194,6 +200,34 @@ pub(crate) const T_INDEX_SIZE: usize = 32;
 pub(crate) const T_HASH: usize = 112;
 pub(crate) const T_NAME_LEN: usize = 120;
 pub(crate) const T_NAME: usize = 128;
+/// Limits of what is kept, and what is retained: 0 = none. See `delivery::kept`.
+pub(crate) const T_LIMIT_FLAGS: usize = 384;
+pub(crate) const T_MAX_BYTES: usize = 392;
+pub(crate) const T_MAX_MESSAGES: usize = 400;
+pub(crate) const T_RETAIN_MS: usize = 408;
+pub(crate) const T_RETAIN_BYTES: usize = 416;
+/// What is kept: from this sequence on so many messages with so many bytes.
+pub(crate) const T_KEPT_FROM: usize = 424;
+pub(crate) const T_KEPT: usize = 432;
+pub(crate) const T_KEPT_BYTES: usize = 440;
+/// The first of them as far as the log knows.
+pub(crate) const T_KEPT_LOGGED: usize = 448;
+/// All of these.
+pub(crate) const LIMIT_WORDS: [usize; 9] = [
+    T_LIMIT_FLAGS,
+    T_MAX_BYTES,
+    T_MAX_MESSAGES,
+    T_RETAIN_MS,
+    T_RETAIN_BYTES,
+    T_KEPT_FROM,
+    T_KEPT,
+    T_KEPT_BYTES,
+    T_KEPT_LOGGED,
+];
+/// Topic flag, not stored: what is kept is counted.
+pub(crate) const TOPIC_COUNTED: u64 = 1 << 32;
+/// Topic flag, not stored: what is sent is counted, and somebody counts what was there before.
+pub(crate) const TOPIC_COUNTING: u64 = 1 << 33;
 /// Topic flag: messages are delivered once durable.
 pub(crate) const TOPIC_SYNC: u64 = 1;
 

@@ -1,6 +1,6 @@
-//! Ids of topics and groups: a place in a table of shared memory, and how often that place was given
-//! to another before. Places are used again, ids never: what still names a deleted topic or group
-//! (a handle, a receipt, a record, an index) fits nothing that came after it.
+//! Ids of topics and groups: a place in a table of shared memory, and how often that place was
+//! given to another before. Places are used again, ids never: what still names a deleted topic or
+//! group (a handle, a receipt, a record, an index) fits nothing that came after it.
 
 use super::undo::Ctl;
 

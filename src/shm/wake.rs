@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use super::control::{
-    G_GROUPS, W_ARMED_DURABLE, W_FLUSH_EVENT, W_FLUSH_SLEEPERS, W_ROOM_EVENT, W_ROOM_SLEEPERS,
+    G_GROUPS, W_ARMED_DURABLE, W_FLUSH_EVENT, W_FLUSH_SLEEPERS, W_QUOTA_WAIT, W_ROOM_EVENT,
+    W_ROOM_SLEEPERS,
 };
 use super::lock::low_half;
 use super::undo::Ctl;
@@ -77,6 +78,22 @@ pub(crate) fn room_made(ctl: &Ctl) {
         ctl.arena.store(W_ROOM_SLEEPERS, 0);
         ctl.host.wake(&ctl.arena, W_ROOM_EVENT, u32::MAX);
     }
+}
+
+/// Says that a sender waits for room below a limit; returns the event to sleep on. The caller looks
+/// for room once more before it sleeps.
+pub(crate) fn arm_limit(ctl: &Ctl) -> u64 {
+    let event = room_event(ctl);
+    ctl.arena.store(W_QUOTA_WAIT, 1);
+    ctl.arena.fence();
+    event
+}
+
+/// There may be room below a limit now.
+#[cold]
+pub(crate) fn below_limit(ctl: &Ctl) {
+    ctl.arena.store(W_QUOTA_WAIT, 0);
+    room_made(ctl);
 }
 
 /// Arms a group's wait; returns the event to sleep on. The caller looks for messages once more

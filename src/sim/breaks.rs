@@ -94,6 +94,10 @@ breaks! {
     SnapshotForgetsDeletion = "snapshot_forgets_deletion",
     /// A new topic or group gets the id of the one that had its place.
     IdReused = "id_reused",
+    /// A message is refused for a limit after it was appended.
+    LimitCheckedAfterwards = "limit_checked_afterwards",
+    /// A snapshot forgets the limits of topics.
+    SnapshotForgetsLimits = "snapshot_forgets_limits",
     /// A segment is removed before the records that released it are durable.
     UnlinkBeforeReleaseDurable = "unlink_before_release_durable",
     /// A segment is removed before the copies of what is live in it are durable.

@@ -66,6 +66,44 @@ fn a_purge_counts_what_somebody_is_owed() {
     assert_eq!(m.store.topic("other").unwrap().purge().unwrap(), 0);
 }
 
+/// Asserts that what is asked for is not there any more.
+fn gone<T>(what: &str, result: keepq::Result<T>) {
+    let code = result.err().map(|e| e.code());
+    assert_eq!(code, Some(Code::NotFound), "{what}");
+}
+
+fn handle_is_told(member: &Member, topic: &keepq::Topic) {
+    gone("send", topic.send(b"x"));
+    let chunked = topic.send(body(1, 9_000)).unwrap_err();
+    assert_eq!(chunked.outcome(), Some(keepq::Outcome::NotStored));
+    let text = chunked.to_string();
+    assert!(text.contains("orders was deleted"), "{text}");
+    gone("chunked", Err::<(), _>(chunked));
+    gone("send_async", topic.send_async(b"x"));
+    let producer = member.store.producer("loader").unwrap();
+    let out = keepq::OutMessage::default();
+    gone("numbered", producer.send(topic, Some(0), &out));
+    gone("len", topic.len());
+    gone("bounds", topic.bounds());
+    gone("config", topic.config());
+    gone("configure", topic.configure().max_messages(1).apply());
+    gone("purge", topic.purge());
+    gone("delete", topic.delete());
+}
+
+fn group_is_told(group: &keepq::Group) {
+    gone("receive", group.receive(Duration::ZERO));
+    gone("stats", group.stats());
+    gone("config", group.config());
+    gone("configure", group.configure().max_attempts(3).apply());
+    gone("delete", group.delete());
+    let letters = group.dead_letters();
+    gone("letters", letters.len());
+    gone("purge", letters.purge());
+    gone("purge of one", letters.purge_one(0));
+    gone("browse", letters.browse().next().unwrap());
+}
+
 #[test]
 fn handles_of_a_deleted_topic_tell_so_and_the_new_one_is_empty() {
     let world = SimWorld::new(SimOptions::default());
@@ -73,59 +111,18 @@ fn handles_of_a_deleted_topic_tell_so_and_the_new_one_is_empty() {
     let mut other = open(&world);
     assert_eq!(other.receive("orders", "mail", 2), 2);
     let receipt = other.held[0].receipt();
-    let (old, old_group) = (
-        other.store.topic("orders").unwrap(),
-        other.group("orders", "mail"),
-    );
-    let letters = other.group("orders", "billing").dead_letters();
-    let producer = other.store.producer("loader").unwrap();
+    let old = other.store.topic("orders").unwrap();
+    let old_groups = ["mail", "billing"].map(|name| other.group("orders", name));
     let mut browse = old.browse();
     assert!(browse.next().unwrap().is_ok());
     delete_topic(&mut m);
-    let again = m.store.topic("orders").unwrap();
     let new_group = m.group("orders", "mail");
-    assert!(again.is_empty().unwrap());
+    assert!(m.store.topic("orders").unwrap().is_empty().unwrap());
     m.send("orders", 77, 60);
-    let not_found =
-        |what: &str, code: Option<Code>| assert_eq!(code, Some(Code::NotFound), "{what}");
-    not_found("send", old.send(b"x").err().map(|e| e.code()));
-    let chunked = old.send(body(1, 9_000)).unwrap_err();
-    assert_eq!(chunked.outcome(), Some(keepq::Outcome::NotStored));
-    assert!(
-        chunked.to_string().contains("orders was deleted"),
-        "{chunked}"
-    );
-    not_found("chunked", Some(chunked.code()));
-    not_found("send_async", old.send_async(b"x").err().map(|e| e.code()));
-    let out = keepq::OutMessage {
-        body: b"x",
-        ..Default::default()
-    };
-    not_found(
-        "numbered",
-        producer.send(&old, Some(0), &out).err().map(|e| e.code()),
-    );
-    not_found("len", old.len().err().map(|e| e.code()));
-    not_found("bounds", old.bounds().err().map(|e| e.code()));
+    handle_is_told(&other, &old);
+    old_groups.iter().for_each(group_is_told);
     let errors = (0..300).find_map(|_| browse.next()?.err());
-    not_found("browse", errors.map(|e| e.code()));
-    not_found("purge", old.purge().err().map(|e| e.code()));
-    not_found("delete", old.delete().err().map(|e| e.code()));
-    not_found(
-        "receive",
-        old_group.receive(Duration::ZERO).err().map(|e| e.code()),
-    );
-    not_found("stats", old_group.stats().err().map(|e| e.code()));
-    not_found("config", old_group.config().err().map(|e| e.code()));
-    let change = old_group.configure().max_attempts(3).apply();
-    not_found("configure", change.err().map(|e| e.code()));
-    not_found("delete group", old_group.delete().err().map(|e| e.code()));
-    not_found("letters", letters.len().err().map(|e| e.code()));
-    not_found("letters", letters.purge().err().map(|e| e.code()));
-    not_found(
-        "letters",
-        letters.browse().next().unwrap().err().map(|e| e.code()),
-    );
+    gone("browse", errors.map_or(Ok(()), Err));
     let ended = |code| matches!(code, Code::NotFound | Code::LeaseLost);
     let held: Vec<_> = other.held.drain(..).collect();
     assert!(ended(held[0].ack().unwrap_err().code()));
@@ -133,10 +130,8 @@ fn handles_of_a_deleted_topic_tell_so_and_the_new_one_is_empty() {
     assert!(ended(m.store.ack(&receipt).unwrap_err().code()));
     // All the while the new one has what was sent to it.
     let got = new_group.receive_batch(9, Duration::ZERO).unwrap();
-    assert_eq!(
-        got.iter().map(|d| id_of(d.body())).collect::<Vec<_>>(),
-        [77]
-    );
+    let numbers: Vec<u64> = got.iter().map(|d| id_of(d.body())).collect();
+    assert_eq!(numbers, [77]);
     drop(got);
     other.leaves();
     let mut wanted = expected("delete topic").1;
@@ -358,57 +353,11 @@ impl Churn {
     fn step(&mut self, seat: usize) {
         let name = NAMES[self.rng.index(NAMES.len())];
         let reader = READERS[self.rng.index(READERS.len())];
-        let m = self.seats[seat].as_mut().unwrap();
         match self.rng.below(20) {
-            0..=6 => {
-                // All its groups at once: one made later begins with what is kept, and that depends
-                // on the files.
-                let groups = self.model.entry(name).or_insert_with(|| {
-                    READERS.into_iter().for_each(|g| drop(m.group(name, g)));
-                    READERS.into_iter().map(|g| (g, Vec::new())).collect()
-                });
-                m.send(name, self.next, 200 + self.rng.index(700));
-                groups.values_mut().for_each(|ids| ids.push(self.next));
-                self.next += 1;
-            }
-            7..=10 => {
-                let Some(ids) = self.model.get_mut(name).and_then(|g| g.get_mut(reader)) else {
-                    return;
-                };
-                m.receive(name, reader, 3);
-                for delivery in m.held.drain(..) {
-                    let id = id_of(delivery.body());
-                    assert!(ids.contains(&id), "seed {}: {id} of {name}", self.seed);
-                    if self.rng.below(3) != 0 {
-                        delivery.ack().unwrap();
-                        ids.retain(|known| *known != id);
-                    }
-                }
-            }
-            11 => {
-                if self.model.contains_key(name) {
-                    m.store.topic(name).unwrap().purge().unwrap();
-                    self.model
-                        .get_mut(name)
-                        .unwrap()
-                        .values_mut()
-                        .for_each(Vec::clear);
-                }
-            }
-            12 => {
-                let Some(groups) = self.model.get_mut(name).filter(|g| g.len() > 1) else {
-                    return;
-                };
-                if groups.remove(reader).is_some() {
-                    m.group(name, reader).delete().unwrap();
-                }
-            }
-            13 => {
-                if self.model.remove(name).is_some() {
-                    m.store.existing_topic(name).unwrap().delete().unwrap();
-                }
-            }
-            14 | 15 => m.store.maintain().unwrap(),
+            0..=6 => self.send(seat, name),
+            7..=10 => self.receive(seat, (name, reader)),
+            11..=13 => self.take_away(seat, (name, reader)),
+            14 | 15 => self.seats[seat].as_ref().unwrap().store.maintain().unwrap(),
             16 => {
                 let m = self.seats[seat].take().unwrap();
                 m.store.flush(None).unwrap();
@@ -424,8 +373,61 @@ impl Churn {
             }
             18 => self.all_die(),
             _ => {
-                m.store.look();
+                self.seats[seat].as_ref().unwrap().store.look();
                 self.world.advance(700);
+            }
+        }
+    }
+
+    fn send(&mut self, seat: usize, name: &'static str) {
+        let m = self.seats[seat].as_ref().unwrap();
+        // All its groups at once: one made later begins with what is kept, and that depends on the
+        // files.
+        let groups = self.model.entry(name).or_insert_with(|| {
+            READERS.into_iter().for_each(|g| drop(m.group(name, g)));
+            READERS.into_iter().map(|g| (g, Vec::new())).collect()
+        });
+        m.send(name, self.next, 200 + self.rng.index(700));
+        groups.values_mut().for_each(|ids| ids.push(self.next));
+        self.next += 1;
+    }
+
+    fn receive(&mut self, seat: usize, (name, reader): (&'static str, &'static str)) {
+        let Some(ids) = self.model.get_mut(name).and_then(|g| g.get_mut(reader)) else {
+            return;
+        };
+        let m = self.seats[seat].as_mut().unwrap();
+        m.receive(name, reader, 3);
+        for delivery in m.held.drain(..) {
+            let id = id_of(delivery.body());
+            assert!(ids.contains(&id), "seed {}: {id} of {name}", self.seed);
+            if self.rng.below(3) != 0 {
+                delivery.ack().unwrap();
+                ids.retain(|known| *known != id);
+            }
+        }
+    }
+
+    /// A purge, or a deletion of a group that is not the last, or of a topic.
+    fn take_away(&mut self, seat: usize, (name, reader): (&'static str, &'static str)) {
+        let m = self.seats[seat].as_ref().unwrap();
+        let Some(groups) = self.model.get_mut(name) else {
+            return;
+        };
+        let topic = m.store.existing_topic(name).unwrap();
+        match self.rng.below(3) {
+            0 => {
+                topic.purge().unwrap();
+                groups.values_mut().for_each(Vec::clear);
+            }
+            1 => {
+                if groups.len() > 1 && groups.remove(reader).is_some() {
+                    m.group(name, reader).delete().unwrap();
+                }
+            }
+            _ => {
+                topic.delete().unwrap();
+                self.model.remove(name);
             }
         }
     }

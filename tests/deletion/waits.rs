@@ -82,8 +82,65 @@ fn a_readiness_descriptor_tells() {
     assert_eq!(told.code(), Code::NotFound);
 }
 
+/// What may happen to whoever uses a topic that is deleted meanwhile.
+fn fine(e: &keepq::Error) {
+    let code = e.code();
+    assert!(matches!(code, Code::NotFound | Code::LeaseLost), "{e}");
+}
+
+/// Sends to a topic of this name, whichever there is.
+fn send_on(store: &Store, name: &str, stop: &AtomicBool) {
+    let mut pending: Vec<Pending> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let topic = store.topic(name).unwrap();
+        for _ in 0..20 {
+            match topic.send_async(format!("{name} message")) {
+                Ok(one) => pending.push(one),
+                Err(e) => {
+                    fine(&e);
+                    assert_eq!(e.outcome(), Some(Outcome::NotStored));
+                    break;
+                }
+            }
+        }
+        for one in pending.drain(..) {
+            if let Err(e) = one.wait(None) {
+                fine(&e);
+            }
+        }
+    }
+}
+
+/// Receives and acks what a topic of this name has, whichever there is.
+fn receive_on(store: &Store, name: &str, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let group = match store.group(name, "g").open() {
+            Ok(group) => group,
+            Err(e) => {
+                fine(&e);
+                continue;
+            }
+        };
+        loop {
+            match group.receive_batch(16, Duration::from_millis(5)) {
+                Ok(got) if got.is_empty() => break,
+                Ok(got) => {
+                    let wanted = format!("{name} message");
+                    assert!(got.iter().all(|d| d.body() == wanted.as_bytes()));
+                    let acked = group.ack_many(got).into_iter();
+                    acked.filter_map(Result::err).for_each(|e| fine(&e));
+                }
+                Err(e) => {
+                    fine(&e);
+                    break;
+                }
+            }
+        }
+    }
+}
+
 /// Sends of one process, consumers of another, and a third that deletes and makes anew: everybody
-/// gets results or `NotFound`, and whoever reads a message reads one of the topic that he asked for.
+/// gets results or `NotFound`, and whoever reads a message reads one of his topic.
 #[test]
 fn topics_come_and_go_under_busy_senders_and_consumers() {
     let real = Real::new("busy");
@@ -92,62 +149,12 @@ fn topics_come_and_go_under_busy_senders_and_consumers() {
         Store::open(&real.dir).unwrap(),
     );
     let stop = AtomicBool::new(false);
-    let fine = |code: Code| matches!(code, Code::NotFound | Code::LeaseLost);
     std::thread::scope(|scope| {
         let _stops = Stops(&stop);
-        let mut workers = Vec::new();
+        let (stop, sends, reads) = (&stop, &sends, &reads);
         for name in ["a", "b"] {
-            let (stop, sends, reads) = (&stop, &sends, &reads);
-            workers.push(scope.spawn(move || {
-                let mut pending: Vec<Pending> = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let topic = sends.topic(name).unwrap();
-                    for _ in 0..20 {
-                        match topic.send_async(format!("{name} message")) {
-                            Ok(one) => pending.push(one),
-                            Err(e) => {
-                                assert!(fine(e.code()), "{e}");
-                                assert_eq!(e.outcome(), Some(Outcome::NotStored));
-                                break;
-                            }
-                        }
-                    }
-                    for one in pending.drain(..) {
-                        if let Err(e) = one.wait(None) {
-                            assert!(fine(e.code()), "{e}");
-                        }
-                    }
-                }
-            }));
-            workers.push(scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let opened = reads.group(name, "g").open();
-                    let group = match opened {
-                        Ok(group) => group,
-                        Err(e) => {
-                            assert!(fine(e.code()), "{e}");
-                            continue;
-                        }
-                    };
-                    loop {
-                        match group.receive_batch(16, Duration::from_millis(5)) {
-                            Ok(got) if got.is_empty() => break,
-                            Ok(got) => {
-                                for d in &got {
-                                    assert_eq!(d.body(), format!("{name} message").as_bytes());
-                                }
-                                for e in group.ack_many(got).into_iter().filter_map(Result::err) {
-                                    assert!(fine(e.code()), "{e}");
-                                }
-                            }
-                            Err(e) => {
-                                assert!(fine(e.code()), "{e}");
-                                break;
-                            }
-                        }
-                    }
-                }
-            }));
+            scope.spawn(move || send_on(sends, name, stop));
+            scope.spawn(move || receive_on(reads, name, stop));
         }
         for round in 0..60 {
             let topic = real.store.topic(["a", "b"][round % 2]).unwrap();
@@ -155,10 +162,6 @@ fn topics_come_and_go_under_busy_senders_and_consumers() {
                 0 => drop(topic.purge()),
                 _ => topic.delete().unwrap(),
             }
-        }
-        stop.store(true, Ordering::Relaxed);
-        for worker in workers {
-            worker.join().unwrap();
         }
     });
     let report = real.store.verify().unwrap();
@@ -173,4 +176,42 @@ impl Drop for Stops<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// A purge of more messages than one transaction could free, held and new.
+#[test]
+fn a_purge_of_many_leaves_nothing() {
+    const ALL: u64 = 20_000;
+    let real = Real::new("many");
+    let topic = real.store.topic("orders").unwrap();
+    let group = real.store.group("orders", "billing").open().unwrap();
+    for number in 0..ALL {
+        let body = number.to_string();
+        let message = topic.message(body.as_bytes()).flush(Flush::Async);
+        message.send().unwrap();
+    }
+    real.store.flush(None).unwrap();
+    let mut held = Vec::new();
+    while held.len() < 12_000 {
+        held.extend(group.receive_detached(1000, Duration::ZERO).unwrap());
+    }
+    // Some are put back at once, some later.
+    for (i, delivery) in held.drain(..8_000).enumerate() {
+        let later = [Duration::ZERO, Duration::from_secs(60)][i % 2];
+        delivery.nack(Some(later)).unwrap();
+    }
+    assert_eq!(topic.purge().unwrap(), ALL);
+    let stats = group.stats().unwrap();
+    let left = [stats.ready, stats.in_flight, stats.delayed, stats.lag];
+    assert_eq!(left, [0; 4]);
+    assert_eq!(real.store.stats().unwrap().outstanding, 0);
+    assert_eq!(held[0].ack().unwrap_err().code(), Code::LeaseLost);
+    drop(held);
+    assert!(group.receive(Duration::ZERO).unwrap().is_none());
+    topic.send(b"new").unwrap();
+    assert_eq!(
+        group.receive(Duration::ZERO).unwrap().unwrap().body(),
+        b"new"
+    );
+    assert_whole(&real.store, "purged");
 }

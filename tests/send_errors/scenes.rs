@@ -34,6 +34,17 @@ pub(crate) const ALL: &[Scene] = &[
         "the topic was deleted while an asynchronous send was in flight",
         deleted_in_flight,
     ),
+    (
+        "LimitExceeded",
+        "the body is larger than the topic's or the store's max_bytes",
+        over_max_bytes,
+    ),
+    (
+        "Full",
+        "the topic or the store is at its limit, at every attempt",
+        at_the_limit,
+    ),
+    ("Timeout", "so, and senders wait", at_the_limit_too_long),
     ("Closed", "the store was closed", closed),
     ("ForkedHandle", "called in a forked child", forked),
     (
@@ -142,6 +153,25 @@ fn deleted_in_flight() -> Seen {
     theirs.delete().unwrap();
     let error = pending.wait(None).unwrap_err();
     Seen { error, appended }
+}
+
+fn over_max_bytes() -> Seen {
+    let (_world, _member, topic) = start(SimOptions::default());
+    topic.configure().max_bytes(100).apply().unwrap();
+    fails(&topic, || topic.send([0; 101]))
+}
+
+fn at_the_limit() -> Seen {
+    let (_world, _member, topic) = start(SimOptions::default());
+    topic.configure().max_messages(1).apply().unwrap();
+    fails(&topic, || topic.send(b"x"))
+}
+
+fn at_the_limit_too_long() -> Seen {
+    let (_world, _member, topic) = start(SimOptions::default());
+    let change = topic.configure().max_messages(1);
+    change.when_full(WhenFull::Wait).apply().unwrap();
+    fails(&topic, || topic.message(b"x").timeout(SHORT).send())
 }
 
 fn closed() -> Seen {

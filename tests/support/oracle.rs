@@ -252,6 +252,38 @@ impl Ledger {
         settle.order = order;
     }
 
+    /// A purge of a topic begins: it settles what each group of it is still owed. What is a dead
+    /// letter already stays one.
+    pub fn begin_purge(&mut self, topic: usize) -> Vec<usize> {
+        let groups = (0..GROUPS.len()).filter(|&g| GROUPS[g].0 == topic);
+        let mut owed = Vec::new();
+        for group in groups {
+            for (number, message) in self.messages.iter().enumerate() {
+                let there = !matches!(message.fate, Fate::Refused | Fate::Lost);
+                let of_topic = message.topic == topic && there;
+                // What an examination found dead may have been given up only by it.
+                let buried = |s: &Settle| s.way == Way::Bury && s.returned && s.end != 0;
+                if of_topic && !self.settles_of(group, number).any(buried) {
+                    owed.push((group, number));
+                }
+            }
+        }
+        let begin = |(group, number)| self.begin_settle(group, number, Way::Ack);
+        owed.into_iter().map(begin).collect()
+    }
+
+    /// A purge returned: it is durable. Of a message that may be a dead letter that is not known.
+    pub fn purged(&mut self, settles: &[usize], end: u64) {
+        for &settle in settles {
+            let Settle { group, message, .. } = self.settles[settle];
+            let bury = |s: &Settle| s.way == Way::Bury;
+            let perhaps = self.settles_of(group, message).any(bury);
+            let durable = !perhaps && !self.is_mortal(group, message);
+            // What is not sure does not become so with the watermark.
+            self.settled(settle, durable, if durable { end } else { u64::MAX });
+        }
+    }
+
     /// A settlement was refused without any effect.
     pub fn not_settled(&mut self, number: usize) {
         self.settles.remove(number);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Failure;
+use crate::topics::TopicArgs;
 
 /// A durable message queue in a directory: no server, any number of processes.
 #[derive(Debug, Parser)]
@@ -376,6 +377,10 @@ pub(crate) enum TopicsCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Make a topic, with options that are kept; one that is there must have the same
+    Create(TopicArgs),
+    /// Change the options of a topic
+    Configure(TopicArgs),
     /// Take all messages out of a topic, for every group; dead letters stay
     Purge {
         topic: String,

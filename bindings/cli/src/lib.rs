@@ -24,6 +24,7 @@ mod send;
 mod settle;
 mod stats;
 mod stop;
+mod topics;
 
 use std::ffi::OsString;
 use std::io::Write as _;

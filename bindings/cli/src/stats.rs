@@ -149,11 +149,24 @@ pub(crate) fn topics(path: &Path, args: &TopicsArgs) -> Result<i32, Failure> {
         TopicsCommand::Info { topic, list } => {
             let stats = counters(path)?;
             let found = stats.topics.iter().find(|t| &t.name == topic);
-            let mut row = topic_row(found.ok_or_else(|| no_topic(topic))?);
+            let found = found.ok_or_else(|| no_topic(topic))?;
+            let mut row = topic_row(found);
+            row["kept"] = found.kept.map(|(messages, _)| messages).into();
+            row["kept_bytes"] = found.kept.map(|(_, bytes)| bytes).into();
             let groups = stats.groups.iter().filter(|g| &g.topic == topic);
             row["groups"] = groups.map(|g| g.name.clone()).collect();
+            let store = open(path)?;
+            let config = store.existing_topic(topic)?.config()?;
+            store.close()?;
+            if let (Value::Object(row), Value::Object(options)) =
+                (&mut row, crate::topics::options_row(&config))
+            {
+                row.extend(options);
+            }
             output::print_object(list.output, &row)?;
         }
+        TopicsCommand::Create(args) => return crate::topics::create(path, args),
+        TopicsCommand::Configure(args) => return crate::topics::configure(path, args),
         TopicsCommand::Purge { topic, list } => {
             let store = open(path)?;
             let purged = store.existing_topic(topic)?.purge()?;

@@ -222,10 +222,12 @@ fn topics_and_groups_have_an_info() {
     place.run(&["recv", "t", "-g", "g", "-n", "1"]).ok();
     place.run(&["recv", "t", "-g", "h", "-n", "1"]).ok();
     let topic = place.run(&["topics", "info", "t"]).ok().json_lines();
-    assert_eq!(
-        topic,
-        [json!({"name": "t", "first_seq": 0, "next_seq": 1, "groups": ["g", "h"]})]
-    );
+    let expected = json!({
+        "name": "t", "first_seq": 0, "next_seq": 1, "groups": ["g", "h"],
+        "kept": null, "kept_bytes": null, "max_bytes": null, "max_messages": null,
+        "when_full": "refuse", "retain_age": null, "retain_bytes": null,
+    });
+    assert_eq!(topic, [expected]);
     let info = group(&place, "t", "g");
     assert_eq!(
         (&info["lease"], &info["max_attempts"]),

@@ -10,6 +10,8 @@ const TOPIC_DELETE: u8 = 3;
 const GROUP_DELETE: u8 = 4;
 const GROUP_CONFIGURE: u8 = 5;
 const TOPIC_PURGE: u8 = 6;
+const TOPIC_CONFIGURE: u8 = 7;
+const STORE_CONFIGURE: u8 = 8;
 const PRODUCER_DROP: u8 = 9;
 const GROUP_TAGS: u8 = 10;
 const RECLAIM: u8 = 16;
@@ -76,6 +78,69 @@ impl GroupConfig {
         };
         r.zeros(4)?;
         Ok(config)
+    }
+}
+
+/// The options of a topic, as they are stored. 0 = no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct TopicConfig {
+    /// The most bytes of bodies that are kept.
+    pub(crate) max_bytes: u64,
+    /// The most messages that are kept.
+    pub(crate) max_messages: u64,
+    /// How long messages are kept after everybody has settled them, in ms since they were sent.
+    pub(crate) retain_ms: u64,
+    /// How many bytes of the last messages are kept though everybody has settled them.
+    pub(crate) retain_bytes: u64,
+    /// [`TopicConfig::BLOCK`].
+    pub(crate) flags: u32,
+}
+
+impl TopicConfig {
+    /// Flag: senders wait when there is no room.
+    pub(crate) const BLOCK: u32 = 1;
+
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
+        w.u64(self.max_bytes).u64(self.max_messages);
+        w.u64(self.retain_ms).u64(self.retain_bytes);
+        w.u32(self.flags).zeros(4);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Bad> {
+        let options = Self {
+            max_bytes: r.u64()?,
+            max_messages: r.u64()?,
+            retain_ms: r.u64()?,
+            retain_bytes: r.u64()?,
+            flags: r.u32()?,
+        };
+        r.zeros(4)?;
+        Ok(options)
+    }
+}
+
+/// What a topic keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Kept {
+    /// The first sequence.
+    pub(crate) from: u64,
+    /// Messages from there on.
+    pub(crate) count: u64,
+    /// Bytes of their bodies.
+    pub(crate) bytes: u64,
+}
+
+impl Kept {
+    pub(super) fn write(&self, w: &mut Writer<'_>) {
+        w.u64(self.from).u64(self.count).u64(self.bytes);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, Bad> {
+        Ok(Self {
+            from: r.u64()?,
+            count: r.u64()?,
+            bytes: r.u64()?,
+        })
     }
 }
 
@@ -147,6 +212,22 @@ pub(crate) enum Config {
         /// The first sequence that is still there.
         first_seq: u64,
     },
+    /// A topic's options were changed, or what it keeps was counted off.
+    TopicConfigure {
+        /// Its id.
+        id: u32,
+        /// All of its options from now on.
+        options: TopicConfig,
+        /// What it keeps.
+        kept: Kept,
+    },
+    /// The store's options were changed.
+    StoreConfigure {
+        /// The most bytes of bodies that all topics keep; 0 = no limit.
+        max_bytes: u64,
+        /// [`TopicConfig::BLOCK`].
+        flags: u32,
+    },
     /// A named producer that was not used for long made room for another.
     ProducerDrop {
         /// Its name.
@@ -217,6 +298,15 @@ impl Config {
             Self::TopicPurge { id, first_seq } => {
                 w.u8(TOPIC_PURGE).zeros(3).u32(*id).u64(*first_seq);
             }
+            Self::TopicConfigure { id, options, kept } => {
+                w.u8(TOPIC_CONFIGURE).zeros(3).u32(*id);
+                options.write(&mut w);
+                kept.write(&mut w);
+            }
+            Self::StoreConfigure { max_bytes, flags } => {
+                w.u8(STORE_CONFIGURE).zeros(7);
+                w.u64(*max_bytes).u32(*flags).zeros(4);
+            }
             Self::ProducerDrop { name } => {
                 w.u8(PRODUCER_DROP).zeros(3).u32(0);
                 write_name(&mut w, name);
@@ -276,6 +366,17 @@ impl Config {
                 id,
                 first_seq: r.u64()?,
             },
+            TOPIC_CONFIGURE => Self::TopicConfigure {
+                id,
+                options: TopicConfig::read(&mut r)?,
+                kept: Kept::read(&mut r)?,
+            },
+            STORE_CONFIGURE if id == 0 => {
+                let (max_bytes, flags) = (r.u64()?, r.u32()?);
+                r.zeros(4)?;
+                Self::StoreConfigure { max_bytes, flags }
+            }
+            STORE_CONFIGURE => return Err(Bad::Value),
             PRODUCER_DROP if id == 0 => Self::ProducerDrop {
                 name: read_name(&mut r)?,
             },

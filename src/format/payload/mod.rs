@@ -9,7 +9,7 @@ mod config;
 mod snap;
 
 pub(crate) use batch::{BatchBuilder, MAX_BATCH_BODY, Sub, iter};
-pub(crate) use config::{Config, GroupConfig, MAX_TAGS, ProducerOpen};
+pub(crate) use config::{Config, GroupConfig, Kept, MAX_TAGS, ProducerOpen, TopicConfig};
 pub(crate) use snap::{
     RESULTS, SendResult, SnapHead, SnapItem, SnapPiece, SnapWriter, decode_items,
 };

@@ -3,7 +3,7 @@
 //! Every item has a type and a length of its own. Types from 128 on may be skipped by a reader
 //! that does not know them.
 
-use super::config::{GroupConfig, read_name, write_name};
+use super::config::{GroupConfig, Kept, TopicConfig, read_name, write_name};
 use crate::format::message::MAX_SHORT;
 use crate::format::record::{HEADER, MAX_RECORD};
 use crate::format::{Bad, Reader, Writer};
@@ -17,6 +17,7 @@ const OUTSTANDING: u8 = 3;
 const COUNTERS: u8 = 5;
 const OLDEST: u8 = 16;
 const USED: u8 = 18;
+const LIMITS: u8 = 19;
 const REMOVED: u8 = 20;
 const PRODUCER: u8 = 21;
 const TAG: u8 = 23;
@@ -123,6 +124,15 @@ pub(crate) enum SnapItem {
         /// The tag.
         tag: String,
     },
+    /// The options of a topic, and what it keeps; or of the store.
+    Limits {
+        /// The topic; [`SnapItem::STORE`] = the store.
+        topic: u32,
+        /// Its options; the store has max_bytes and flags.
+        options: TopicConfig,
+        /// What it keeps; nothing is noted of the store.
+        kept: Kept,
+    },
     /// Which segments are kept.
     Oldest {
         /// Number of the first.
@@ -143,6 +153,9 @@ pub(crate) struct SendResult {
 pub(crate) const RESULTS: usize = 64;
 
 impl SnapItem {
+    /// Stands for the store where a topic is named.
+    pub(crate) const STORE: u32 = u32::MAX;
+
     /// Appends type, length and value.
     fn write(&self, w: &mut Writer<'_>) {
         let mut value = Vec::new();
@@ -246,6 +259,16 @@ impl SnapItem {
                 v.u32(u32::from(*group)).u32(*id);
                 USED
             }
+            Self::Limits {
+                topic,
+                options,
+                kept,
+            } => {
+                v.u32(*topic).zeros(4);
+                options.write(v);
+                kept.write(v);
+                LIMITS
+            }
             Self::Oldest { number } => {
                 v.u32(*number);
                 OLDEST
@@ -305,6 +328,15 @@ impl SnapItem {
                 },
                 id: r.u32()?,
             },
+            LIMITS => {
+                let topic = r.u32()?;
+                r.zeros(4)?;
+                Self::Limits {
+                    topic,
+                    options: TopicConfig::read(&mut r)?,
+                    kept: Kept::read(&mut r)?,
+                }
+            }
             REMOVED => Self::read_removed(&mut r)?,
             TAG => Self::Tag {
                 group: r.u32()?,

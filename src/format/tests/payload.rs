@@ -57,6 +57,25 @@ fn configs() -> Vec<Config> {
             id: 7,
             first_seq: 8,
         },
+        Config::TopicConfigure {
+            id: 9,
+            options: TopicConfig {
+                max_bytes: 1,
+                max_messages: 2,
+                retain_ms: 3,
+                retain_bytes: 4,
+                flags: TopicConfig::BLOCK,
+            },
+            kept: Kept {
+                from: 5,
+                count: 6,
+                bytes: 7,
+            },
+        },
+        Config::StoreConfigure {
+            max_bytes: 8,
+            flags: TopicConfig::BLOCK,
+        },
         Config::ProducerDrop {
             name: "loader".into(),
         },
@@ -185,6 +204,19 @@ fn settings_have_exactly_these_bytes() {
         b"\x04\0\0\0\x05\0\0\0".to_vec(),
         [b"\x05\0\0\0\x06\0\0\0", &options[..]].concat(),
         b"\x06\0\0\0\x07\0\0\0\x08\0\0\0\0\0\0\0".to_vec(),
+        [
+            &b"\x07\0\0\0\x09\0\0\0"[..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            &[6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat(),
+        [
+            &b"\x08\0\0\0\0\0\0\0"[..],
+            &[8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat(),
         b"\x09\0\0\0\0\0\0\0\x06\0loader".to_vec(),
         b"\x0a\0\0\0\x09\0\0\0\x03\0\0\0\x02\0\0\0\x03\0new\0\0".to_vec(),
     ];
@@ -363,7 +395,7 @@ fn names_that_keepq_never_writes_are_refused() {
 
 #[test]
 fn unknown_settings_are_refused() {
-    for operation in [0u8, 7, 255] {
+    for operation in [0u8, 30, 255] {
         let body = [&[operation, 0, 0, 0][..], &[0; 4]].concat();
         assert_eq!(Config::decode(&body), Err(Bad::Kind));
     }

@@ -36,6 +36,21 @@ fn items() -> Vec<SnapItem> {
             group: true,
             id: 0x1007,
         },
+        SnapItem::Limits {
+            topic: 5,
+            options: TopicConfig {
+                max_bytes: 1,
+                max_messages: 2,
+                retain_ms: 3,
+                retain_bytes: 4,
+                flags: 1,
+            },
+            kept: Kept {
+                from: 6,
+                count: 7,
+                bytes: 8,
+            },
+        },
         SnapItem::Removed {
             group: 1,
             first: 2,
@@ -78,7 +93,7 @@ fn a_piece_has_exactly_these_bytes() {
     .concat();
     let expected: &[&[u8]] = &[
         &[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
         ],
         &[5, 0, 8, 0, 1, 0, 0, 0, 2, 0, 0, 0],
         &[1, 0, 27, 0, 1, 0, 0, 0, 2, 0, 0, 0],
@@ -90,6 +105,11 @@ fn a_piece_has_exactly_these_bytes() {
         &[1, 0, b'g'],
         &[16, 0, 4, 0, 9, 0, 0, 0],
         &[18, 0, 8, 0, 1, 0, 0, 0, 7, 16, 0, 0],
+        &[19, 0, 72, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0],
+        &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0],
         &[20, 0, 24, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 40, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
@@ -120,7 +140,7 @@ fn a_piece_is_read_whole_or_not_at_all() {
 #[test]
 fn only_marked_unknown_items_are_skipped() {
     let mut body = piece(&items());
-    body[12] = 9;
+    body[12] = 10;
     let unknown = |kind: u8| [&body[..], &[kind, 0, 3, 0, 1, 2, 3]].concat();
     assert_eq!(decode_items(&unknown(200)), Ok(items()));
     assert_eq!(decode_items(&unknown(99)), Err(Bad::Kind));
