@@ -118,7 +118,7 @@ impl Topic {
     /// orders.send(b"one")?;
     /// orders.send(b"two")?;
     /// for message in orders.browse().last(1)? {
-    ///     assert_eq!(message?.body(), b"two");
+    ///     assert_eq!(message?.content?.body(), b"two");
     /// }
     /// # store.close()?;
     /// # std::fs::remove_dir_all(&dir).unwrap();

@@ -143,7 +143,7 @@ impl Topic {
     /// let orders = store.topic("orders")?;
     /// let order = orders.message(b"two books").key("user-42").tag("new");
     /// order.header("source", b"web").send()?;
-    /// let kept = orders.browse().next().expect("it is there")?;
+    /// let kept = orders.browse().next().expect("it is there")?.content?;
     /// assert_eq!((kept.key(), kept.body()), (Some("user-42"), &b"two books"[..]));
     /// # store.close()?;
     /// # std::fs::remove_dir_all(&dir).unwrap();
