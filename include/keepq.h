@@ -74,8 +74,8 @@
  *
  * Handles (keepq, keepq_group, keepq_msg) are numbers, never addresses: any value may be passed to
  * any function. NULL, a closed or freed handle, one of another kind or a made-up one is
- * KEEPQ_E_BAD_HANDLE. Who gets a handle closes or frees it, in any order; closing a store does not
- * free its groups and messages.
+ * KEEPQ_E_BAD_HANDLE, which is told before anything else that is wrong. Who gets a handle closes or
+ * frees it, in any order; closing a store does not free its groups and messages.
  *
  * Other pointers must be valid for what the call says of them: strings end with a NUL and are UTF-8
  * (paths: any bytes), arrays have the length given. NULL is KEEPQ_E_INVALID_ARGUMENT unless it is

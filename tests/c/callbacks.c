@@ -269,28 +269,6 @@ static void a_callback_is_optional_and_a_refused_send_has_none(void **state) {
     assert_true(t.ok == 1 && t.err == 0);
 }
 
-static void one_that_never_dispatches_is_told_in_the_end(void **state) {
-    told t = {0};
-    keepq_rc rc = KEEPQ_OK;
-    int sent;
-
-    (void)state;
-    t.q = open_quick("bounded");
-    for (sent = 0; rc == KEEPQ_OK && sent < 2 * KEEPQ_MAX_UNDISPATCHED; sent++) {
-        rc = keepq_send_async(t.q, "t", "", 0, NULL, on_ok, on_err, &t);
-    }
-    assert_int_equal(rc, KEEPQ_E_FULL);
-    SAYS("keepq_dispatch");
-    note_error("keepq_send_async", "KEEPQ_E_FULL");
-    sent--;
-    assert_true(sent >= KEEPQ_MAX_UNDISPATCHED);
-    while (keepq_dispatch(t.q, 0) == KEEPQ_OK) {
-    }
-    OK(keepq_send_async(t.q, "t", "", 0, NULL, on_ok, on_err, &t));
-    OK(keepq_close(t.q));
-    assert_true(t.ok == sent + 1 && t.err == 0);
-}
-
 static void one_way_sends_arrive_and_their_failures_are_counted(void **state) {
     static char large[(16 << 20) + 1];
     keepq *q = open_at("oneway", NULL);
@@ -322,7 +300,6 @@ int main(void) {
         cmocka_unit_test(close_ends_a_dispatch_that_waits),
         cmocka_unit_test(close_waits_for_a_callback_that_runs_in_another_thread),
         cmocka_unit_test(a_callback_is_optional_and_a_refused_send_has_none),
-        cmocka_unit_test(one_that_never_dispatches_is_told_in_the_end),
         cmocka_unit_test(one_way_sends_arrive_and_their_failures_are_counted),
     };
     return cmocka_run_group_tests_name("callbacks", tests, NULL, NULL);

@@ -3,7 +3,9 @@
 #ifndef KEEPQ_TEST_CHECK_H
 #define KEEPQ_TEST_CHECK_H
 
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,9 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "keepq.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* It does not say so itself. */
+#include <cmocka.h>
 
 /* Fails with both codes and the last error when a call gives another than the expected. */
 void check_rc(keepq_rc expected, keepq_rc got, const char *call, const char *file, int line);
@@ -36,6 +43,10 @@ keepq_msg *receive_one(keepq_group *g);
 int body_is(const keepq_msg *m, const char *text);
 /* Replaces `old` by `new`, of the same length, in every file of the store's log. How often. */
 int damage(const char *store, const char *old, const char *new_bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 /* The call gives this code. */
 #define GIVES(code, call) check_rc((code), (call), #call, __FILE__, __LINE__)

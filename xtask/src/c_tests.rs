@@ -139,7 +139,6 @@ fn sanitized(runner: &mut Runner, places: &Places) {
     let options = [
         format!("-DCMAKE_C_FLAGS={SANITIZE}"),
         format!("-DCMAKE_CXX_FLAGS={SANITIZE}"),
-        "-DKEEPQ_SANITIZED=ON".to_owned(),
     ];
     if let Some(build) = built(runner, places, "sanitized", &options) {
         let mut test = ctest(&build);

@@ -74,9 +74,10 @@ pub unsafe extern "C" fn keepq_browse(
     n: *mut usize,
 ) -> keepq_rc {
     guard(|| {
-        // SAFETY: the caller promises the array and a place for the number.
-        unsafe { msg::check_room((out, cap, n)) }?;
+        // SAFETY: the caller promises a place for the number.
+        unsafe { text::clear(n, 0) };
         let entry = store(q)?;
+        msg::check_room((out, cap, n))?;
         // SAFETY: the caller promises a string.
         let topic = unsafe { text::required(topic, "topic") }?;
         check_cap(cap)?;
@@ -102,9 +103,10 @@ pub unsafe extern "C" fn keepq_dlq_browse(
     n: *mut usize,
 ) -> keepq_rc {
     guard(|| {
-        // SAFETY: the caller promises the array and a place for the number.
-        unsafe { msg::check_room((out, cap, n)) }?;
+        // SAFETY: the caller promises a place for the number.
+        unsafe { text::clear(n, 0) };
         let entry = group::entry(g)?;
+        msg::check_room((out, cap, n))?;
         check_cap(cap)?;
         let found = entry.group.dead_letters().browse().from(from_seq);
         let handles = found.take(cap).map(|found| msg::dead(found?));

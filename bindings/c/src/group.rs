@@ -60,9 +60,9 @@ pub unsafe extern "C" fn keepq_group_open(
 ) -> keepq_rc {
     guard(|| {
         // SAFETY: the caller promises a place for the handle.
-        let out = unsafe { out.as_mut() }.ok_or_else(|| text::null("out"))?;
-        *out = ptr::null_mut();
+        let out = unsafe { text::clear(out, ptr::null_mut()) };
         let entry = store(q)?;
+        let out = text::place(out, "out")?;
         // SAFETY: the caller promises strings and the struct.
         let (topic, name, opts) = unsafe {
             (
@@ -180,9 +180,9 @@ pub unsafe extern "C" fn keepq_receive(
 ) -> keepq_rc {
     guard(|| {
         // SAFETY: the caller promises a place for the handle.
-        let out = unsafe { out.as_mut() }.ok_or_else(|| text::null("out"))?;
-        *out = ptr::null_mut();
+        let out = unsafe { text::clear(out, ptr::null_mut()) };
         let entry = entry(g)?;
+        let out = text::place(out, "out")?;
         let receive = |slice| entry.group.receive(slice);
         match entry.in_slices(wait(timeout_ms)?, receive, Option::is_none)? {
             None => Ok(KEEPQ_EMPTY),
@@ -242,8 +242,9 @@ unsafe fn receive_batch(
     receive: impl Fn(&Group, usize, Duration) -> Result<Vec<Delivery>>,
 ) -> Result<keepq_rc> {
     // SAFETY: the caller's promise.
-    unsafe { msg::check_room(out) }?;
+    unsafe { text::clear(out.2, 0) };
     let entry = entry(g)?;
+    msg::check_room(out)?;
     let receive = |slice| receive(&entry.group, out.1, slice);
     let deliveries = entry.in_slices(wait(timeout_ms)?, receive, Vec::is_empty)?;
     let handles = deliveries

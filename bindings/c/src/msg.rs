@@ -219,13 +219,11 @@ pub(crate) fn entry(m: *const keepq_msg) -> Result<Arc<MsgEntry>> {
     MESSAGES.get(m.addr())
 }
 
-/// Whether messages can be handed out there; sets their number to 0.
-///
-/// # Safety
-/// As for [`hand_out`], or NULL.
-pub(crate) unsafe fn check_room((out, cap, n): OutMessages) -> Result<()> {
-    // SAFETY: the caller promises a place for the number.
-    *unsafe { n.as_mut() }.ok_or_else(|| text::null("n"))? = 0;
+/// Whether messages can be handed out there.
+pub(crate) fn check_room((out, cap, n): OutMessages) -> Result<()> {
+    if n.is_null() {
+        return Err(text::null("n"));
+    }
     if out.is_null() {
         return Err(text::null("out"));
     }

@@ -47,12 +47,9 @@ pub unsafe extern "C" fn keepq_ack(m: *mut keepq_msg) -> keepq_rc {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_nack(m: *mut keepq_msg, delay_ms: i64) -> keepq_rc {
     guard(|| {
-        let delay = delay(delay_ms)?;
-        msg::entry(m)?
-            .received()?
-            .delivery
-            .nack(delay)
-            .map(|()| KEEPQ_OK)
+        let entry = msg::entry(m)?;
+        let delivery = &entry.received()?.delivery;
+        delivery.nack(delay(delay_ms)?).map(|()| KEEPQ_OK)
     })
 }
 
@@ -64,13 +61,11 @@ pub unsafe extern "C" fn keepq_nack(m: *mut keepq_msg, delay_ms: i64) -> keepq_r
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_reject(m: *mut keepq_msg, reason: *const c_char) -> keepq_rc {
     guard(|| {
+        let entry = msg::entry(m)?;
+        let delivery = &entry.received()?.delivery;
         // SAFETY: the caller promises a string.
         let reason = unsafe { text::required(reason, "reason") }?;
-        msg::entry(m)?
-            .received()?
-            .delivery
-            .reject(reason)
-            .map(|()| KEEPQ_OK)
+        delivery.reject(reason).map(|()| KEEPQ_OK)
     })
 }
 
@@ -81,12 +76,9 @@ pub unsafe extern "C" fn keepq_reject(m: *mut keepq_msg, reason: *const c_char) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_extend(m: *mut keepq_msg, ms: i64) -> keepq_rc {
     guard(|| {
-        let lease = lease(ms)?;
-        msg::entry(m)?
-            .received()?
-            .delivery
-            .extend(lease)
-            .map(|()| KEEPQ_OK)
+        let entry = msg::entry(m)?;
+        let delivery = &entry.received()?.delivery;
+        delivery.extend(lease(ms)?).map(|()| KEEPQ_OK)
     })
 }
 
