@@ -35,9 +35,9 @@
  *               in shared memory: it survives the death of every process, and is durable within
  *               flush_interval_ms.
  *
- * Delivery is at least once: a consumer that dies after its work and before its ack gets the message
- * again, with keepq_msg_attempt above 1. A named producer (keepq_producer_open) makes sending again
- * safe.
+ * Delivery is at least once: a consumer that dies after its work and before its ack gets the
+ * message again, with keepq_msg_attempt above 1. A named producer (keepq_producer_open) makes
+ * sending again safe.
  *
  * CAVEATS
  *
@@ -65,12 +65,12 @@
  * (KQ-401 is -401). keepq_last_message and keepq_last_error tell more: what, where and what to do.
  * They are per thread.
  *
- * Errors. Each function names its own. Any may return KEEPQ_E_INTERNAL; KEEPQ_E_LIMIT_EXCEEDED when
- * there are too many handles or a table of the store is full (topics, groups, producers); and
- * KEEPQ_E_CLOSED when another thread closes the store meanwhile. "The disk's" are those that the store's files may give:
- * KEEPQ_E_STORAGE (with errno), KEEPQ_E_FULL, KEEPQ_E_FAILED, KEEPQ_E_CORRUPT, KEEPQ_E_STORE_GONE,
- * KEEPQ_E_BUSY, KEEPQ_E_TIMEOUT, KEEPQ_E_FLUSH_TIMEOUT (done, not known to be on disk). An error
- * loses nothing, and what it refused is not half done.
+ * Errors. Each function names its own. Any may return KEEPQ_E_INTERNAL; KEEPQ_E_LIMIT_EXCEEDED
+ * when there are too many handles or a table of the store is full (topics, groups, producers); and
+ * KEEPQ_E_CLOSED when another thread closes the store meanwhile. "The disk's" are those that the
+ * store's files may give: KEEPQ_E_STORAGE (with errno), KEEPQ_E_FULL, KEEPQ_E_FAILED,
+ * KEEPQ_E_CORRUPT, KEEPQ_E_STORE_GONE, KEEPQ_E_BUSY, KEEPQ_E_TIMEOUT, KEEPQ_E_FLUSH_TIMEOUT (done,
+ * not known to be on disk). An error loses nothing, and what it refused is not half done.
  *
  * Handles (keepq, keepq_group, keepq_msg) are numbers, never addresses: any value may be passed to
  * any function. NULL, a closed or freed handle, one of another kind or a made-up one is
@@ -235,8 +235,9 @@ typedef struct keepq_open_opts {
     uint32_t slots;
     // 1 = open on a network, FUSE or memory file system all the same, without its guarantees.
     int32_t allow_unsafe_filesystem;
-    // 1 = to look only: statistics, browsing, dead letters, keepq_verify. No lock is taken, nothing
-    // is written or made; whatever would change something is KEEPQ_E_READ_ONLY.
+    // 1 = to look only: statistics, browsing, dead letters, keepq_verify. No lock is taken,
+    // nothing is written or made: what is not there is KEEPQ_E_NOT_FOUND, and whatever would
+    // change something KEEPQ_E_READ_ONLY.
     int32_t read_only;
     // How often a send is tried again within its time after a retriable error; 0 = 2, -1 = never,
     // at most 100.
@@ -322,8 +323,8 @@ typedef struct keepq_sent {
     int32_t duplicate;
 } keepq_sent;
 
-// A message of keepq_send_batch. Start it with KEEPQ_MSG_IN_INIT. In an array the first one's size is
-// that of all.
+// A message of keepq_send_batch. Start it with KEEPQ_MSG_IN_INIT. In an array the first one's size
+// is that of all.
 typedef struct keepq_msg_in {
     // sizeof(keepq_msg_in).
     size_t size;
@@ -367,8 +368,8 @@ typedef struct keepq_error_info {
 typedef void (*keepq_err_cb)(void *user, const struct keepq_error_info *error);
 
 // How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
-// group was made with applies, and for a new group the default that is named. Fields marked "later"
-// are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
+// group was made with applies, and for a new group the default that is named. Fields marked
+// "later" are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
 typedef struct keepq_group_opts {
     // sizeof(keepq_group_opts).
     size_t size;
@@ -386,8 +387,8 @@ typedef struct keepq_group_opts {
     uint64_t start_seq;
     // With KEEPQ_START_TIME: the time, ms since 1970 UTC.
     int64_t start_ms;
-    // How long a message waits after its first failure; 1000. -1 = not at all. When one of the four
-    // is set, those that are not have their defaults.
+    // How long a message waits after its first failure; 1000. -1 = not at all. When one of the
+    // four is set, those that are not have their defaults.
     int64_t backoff_first_ms;
     // The longest wait; 600000.
     int64_t backoff_max_ms;
@@ -417,8 +418,8 @@ typedef struct keepq_bytes {
     size_t len;
 } keepq_bytes;
 
-// How a message became a dead letter. Start it with KEEPQ_DEAD_INFO_INIT. The strings belong to the
-// message.
+// How a message became a dead letter. Start it with KEEPQ_DEAD_INFO_INIT. The strings belong to
+// the message.
 typedef struct keepq_dead_info {
     // sizeof(keepq_dead_info).
     size_t size;
@@ -462,8 +463,8 @@ typedef struct keepq_store_stats {
     uint64_t groups;
 } keepq_store_stats;
 
-// Counters of a topic. Start it with KEEPQ_TOPIC_STATS_INIT. In an array the first one's size is that
-// of all.
+// Counters of a topic. Start it with KEEPQ_TOPIC_STATS_INIT. In an array the first one's size is
+// that of all.
 typedef struct keepq_topic_stats {
     // sizeof(keepq_topic_stats).
     size_t size;
@@ -477,8 +478,8 @@ typedef struct keepq_topic_stats {
     char name[256];
 } keepq_topic_stats;
 
-// Counters of a group. Start it with KEEPQ_GROUP_STATS_INIT. In an array the first one's size is that
-// of all.
+// Counters of a group. Start it with KEEPQ_GROUP_STATS_INIT. In an array the first one's size is
+// that of all.
 typedef struct keepq_group_stats {
     // sizeof(keepq_group_stats).
     size_t size;
@@ -661,8 +662,8 @@ keepq_rc keepq_open(const char *path, const struct keepq_open_opts *opts, struct
 // callbacks that are left on this thread, and closes. Afterwards no callback runs any more and the
 // handle is invalid, even when an error is returned: then something sent asynchronously may not be
 // on disk (its callback says so). Calls that other threads are making on the store end with
-// KEEPQ_E_CLOSED. Groups and messages of the store can still be closed and freed, and what was read
-// from a message stays valid until then.
+// KEEPQ_E_CLOSED. Groups and messages of the store can still be closed and freed, and what was
+// read from a message stays valid until then.
 //
 // From within a callback it works too; callbacks that are left run then before it returns. In a
 // forked child it forgets the handle and changes nothing.
@@ -747,9 +748,9 @@ keepq_rc keepq_producer_open(struct keepq *q, const char *name, uint64_t *next_s
 // KEEPQ_OUTCOME_MAYBE_STORED: do not simply send it again). When it returns an error nothing is
 // stored and nothing is called. ok and err may be NULL; so may opts.
 //
-// Callbacks run only inside keepq_dispatch and keepq_close, on the thread that makes that call, one
-// at a time, in the order of the results. They may use the store, send again and close it. They
-// must not throw, longjmp or end their thread. What they are given lasts until they return.
+// Callbacks run only inside keepq_dispatch and keepq_close, on the thread that makes that call,
+// one at a time, in the order of the results. They may use the store, send again and close it.
+// They must not throw, longjmp or end their thread. What they are given lasts until they return.
 //
 // While max_in_flight messages (or max_in_flight_bytes) wait for the disk it waits for room, at
 // most the send's time (KEEPQ_E_TIMEOUT), or returns KEEPQ_E_FULL at once with
@@ -771,12 +772,11 @@ keepq_rc keepq_send_async(struct keepq *q,
 
 // Sends one message and forgets it. It is in the log when this returns 0 and becomes as durable as
 // asked; keepq_close waits for that. A failure is told to nobody but counted
-// (keepq_store_stats.oneway_failed); only what is wrong with the call itself is an error. Waits for
-// room as keepq_send_async does. opts may be NULL.
+// (keepq_store_stats.oneway_failed); only what is wrong with the call itself is an error. Waits
+// for room as keepq_send_async does. opts may be NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
-// KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; those of
-// making a topic.
+// KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED; those of making a topic.
 keepq_rc keepq_send_oneway(struct keepq *q,
                            const char *topic,
                            const void *body,
@@ -784,16 +784,16 @@ keepq_rc keepq_send_oneway(struct keepq *q,
                            const struct keepq_send_opts *opts);
 
 // A descriptor for poll, select and epoll: readable while callbacks wait for keepq_dispatch. The
-// same at every call, valid until keepq_close. Wait for it, never read from it and do not close it.
-// When it cannot be had: a negative number, the error's.
+// same at every call, valid until keepq_close. Wait for it, never read from it and do not close
+// it. When it cannot be had: a negative number, the error's.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_STORAGE (no descriptor left).
 int keepq_fd(struct keepq *q);
 
 // Runs the callbacks of asynchronous sends that have their results, on this thread. Waits up to
 // timeout_ms (-1 = for ever, 0 = not at all) for the first; does not wait for more. Returns
-// KEEPQ_TIMEOUT when there was none. While one thread runs callbacks, another that dispatches waits
-// for its turn.
+// KEEPQ_TIMEOUT when there was none. While one thread runs callbacks, another that dispatches
+// waits for its turn.
 //
 // To run every callback of what was sent: keepq_flush, then keepq_dispatch until all were called;
 // or keepq_close.
@@ -824,13 +824,12 @@ keepq_rc keepq_group_open(struct keepq *q,
 keepq_rc keepq_group_close(struct keepq_group *g);
 
 // Changes options of the group for all its consumers in every process, durably: lease_ms,
-// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run keep
-// the end they have. opts may not be NULL.
+// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
+// keep the end they have. opts may not be NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 // KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
-keepq_rc keepq_group_configure(struct keepq_group *g,
-                               const struct keepq_group_opts *opts);
+keepq_rc keepq_group_configure(struct keepq_group *g, const struct keepq_group_opts *opts);
 
 // Fills out with the options the group has now.
 //
@@ -840,8 +839,8 @@ keepq_rc keepq_group_config(struct keepq_group *g, struct keepq_group_opts *out)
 // A descriptor for poll, select and epoll: readable when keepq_receive may find a message. Then
 // receive with timeout 0 until KEEPQ_EMPTY, which makes it unreadable again; another consumer may
 // have been faster. The same at every call, valid until keepq_group_close. Wait for it, never read
-// from it and do not close it. It is readable, too, once the store is closed. When it cannot be had:
-// a negative number, the error's.
+// from it and do not close it. It is readable, too, once the store is closed. When it cannot be
+// had: a negative number, the error's.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_STORAGE (no
 // descriptor or thread left).
@@ -849,8 +848,8 @@ int keepq_group_fd(struct keepq_group *g);
 
 // Receives one message under a lease. timeout_ms: -1 = for ever, 0 = try once. Returns
 // KEEPQ_EMPTY, and *out = NULL, when none came. The message is to be settled (keepq_ack,
-// keepq_nack, keepq_reject) and freed (keepq_msg_free). When the lease ends before, it is delivered
-// again; keepq_extend prolongs it.
+// keepq_nack, keepq_reject) and freed (keepq_msg_free). When the lease ends before, it is
+// delivered again; keepq_extend prolongs it.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 // KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; KEEPQ_E_CORRUPT once when messages were lost through
@@ -870,7 +869,8 @@ keepq_rc keepq_receive_batch(struct keepq_group *g,
                              size_t *n);
 
 // As keepq_receive_batch, with leases that do not end with this process, but only by their time or
-// by being settled, here or elsewhere by receipt. keepq_msg_free does not give such a message back.
+// by being settled, here or elsewhere by receipt. keepq_msg_free does not give such a message
+// back.
 //
 // Errors: as keepq_receive_batch: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE,
 // KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED, KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; the
@@ -912,15 +912,13 @@ keepq_rc keepq_reject(struct keepq_msg *m, const char *reason);
 // KEEPQ_E_LEASE_LOST, KEEPQ_E_LIMIT_EXCEEDED; the disk's.
 keepq_rc keepq_extend(struct keepq_msg *m, int64_t ms);
 
-// keepq_ack for n messages, of one group or several, with one flush for each group. Each has its own
-// result: each[i] for msgs[i]; each may be NULL. Returns 0 if all are acked, else the error of the
-// first that is not. The messages are still to be freed.
+// keepq_ack for n messages, of one group or several, with one flush for each group. Each has its
+// own result: each[i] for msgs[i]; each may be NULL. Returns 0 if all are acked, else the error of
+// the first that is not. The messages are still to be freed.
 //
 // Errors: KEEPQ_E_INVALID_ARGUMENT when msgs is NULL (nothing is acked); else one of keepq_ack's:
 // KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_LEASE_LOST; the disk's.
-keepq_rc keepq_ack_many(struct keepq_msg **msgs,
-                        size_t n,
-                        keepq_rc *each);
+keepq_rc keepq_ack_many(struct keepq_msg **msgs, size_t n, keepq_rc *each);
 
 // keepq_ack by receipt: also for a message that another process received.
 //
@@ -998,8 +996,8 @@ uint64_t keepq_msg_producer_seq(const struct keepq_msg *m);
 // delivery. NULL for a message that was looked at.
 const char *keepq_msg_receipt(const struct keepq_msg *m);
 
-// Whether everything of a message can be read: KEEPQ_E_CORRUPT when damage has taken its content or,
-// of a dead letter, the note of what became of it. What is received is always whole.
+// Whether everything of a message can be read: KEEPQ_E_CORRUPT when damage has taken its content
+// or, of a dead letter, the note of what became of it. What is received is always whole.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CORRUPT.
 keepq_rc keepq_msg_check(const struct keepq_msg *m);
@@ -1045,8 +1043,8 @@ keepq_rc keepq_dlq_browse(struct keepq_group *g,
 // (damage has taken the note of it).
 keepq_rc keepq_msg_dead_info(const struct keepq_msg *m, struct keepq_dead_info *out);
 
-// Removes all dead letters of a group that there are now, durably. removed, which may be NULL, gets
-// their number.
+// Removes all dead letters of a group that there are now, durably. removed, which may be NULL,
+// gets their number.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_READ_ONLY; the
 // disk's.
@@ -1072,8 +1070,8 @@ keepq_rc keepq_stats(struct keepq *q, struct keepq_store_stats *out);
 // KEEPQ_E_LIMIT_EXCEEDED (cap); the disk's.
 keepq_rc keepq_topics(struct keepq *q, struct keepq_topic_stats *out, size_t cap, size_t *n);
 
-// Fills out with the first cap groups, by topic and name, and *n with how many there are, which may
-// be more. out may be NULL with cap 0.
+// Fills out with the first cap groups, by topic and name, and *n with how many there are, which
+// may be more. out may be NULL with cap 0.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 // KEEPQ_E_LIMIT_EXCEEDED (cap); the disk's.

@@ -1,6 +1,7 @@
 /* Sends ten thousand messages without waiting for the disk, and is called back for each.
  *
- *     cc async_sender.c $(pkg-config --cflags --libs keepq) -o async_sender && ./async_sender shop.kq
+ *     cc async_sender.c $(pkg-config --cflags --libs keepq) -o async_sender
+ *     ./async_sender shop.kq
  */
 #include <keepq.h>
 #include <stdio.h>

@@ -99,7 +99,7 @@ static void three_copies_share_a_store(void **state) {
 
     (void)state;
     for (i = 0; i < 2; i++) {
-        char group[16];
+        char group[32];
         memset(&copies[i], 0, sizeof copies[i]);
         load(&copies[i], names[i]);
         assert_true(copies[i].send != keepq_send);
@@ -144,7 +144,7 @@ static void it_is_loaded_and_unloaded_again_and_again(void **state) {
 
     (void)state;
     for (i = 0; i < 5; i++) {
-        char name[16], text[16];
+        char name[32], text[32];
         copy c;
         memset(&c, 0, sizeof c);
         snprintf(name, sizeof name, "again-%d.so", i);

@@ -1,4 +1,4 @@
-/* What is left of a store that was closed, in a forked child, and when it is open for reading only. */
+/* What is left of a store that was closed, in a forked child, and when it is open to look only. */
 #include "check.h"
 
 #include <sys/wait.h>

@@ -1,6 +1,6 @@
 /* A disk that fails or is slow, by a filter that the kernel applies to this process's fdatasync:
- * what the calls say, and that nothing confirmed is lost. Each test runs in a process of its own, as
- * a filter stays for ever. */
+ * what the calls say, and that nothing confirmed is lost. Each test runs in a process of its own,
+ * as a filter stays for ever. */
 #include "check.h"
 
 #include <errno.h>

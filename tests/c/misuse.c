@@ -1,5 +1,5 @@
-/* NULL, wrong sizes, wrong values and overlong things: each is an error that says what is wrong, and
- * none a crash. */
+/* NULL, wrong values and overlong things: each is an error that says what is wrong, and none a
+ * crash. */
 #include "check.h"
 
 static keepq *q;

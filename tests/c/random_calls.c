@@ -1,6 +1,6 @@
 /* Random calls with random handles (open, closed, freed, NULL, of another kind) and random
- * arguments. A bad handle gives exactly KEEPQ_E_BAD_HANDLE; everything else a code that the function
- * may give; nothing crashes, hangs or leaks. KEEPQ_SEED and KEEPQ_CALLS choose others. */
+ * arguments. A bad handle gives exactly KEEPQ_E_BAD_HANDLE; everything else a code that a call may
+ * give; nothing crashes, hangs or leaks. KEEPQ_SEED and KEEPQ_CALLS choose others. */
 #include "check.h"
 
 enum { STORES = 3, GROUPS = 6, MESSAGES = 24, KINDS = 3, FUNCTIONS = 34 };

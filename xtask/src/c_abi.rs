@@ -91,8 +91,8 @@ fn compare(path: &str, found: &str) -> Result<(), String> {
     };
     Err(format!(
         "the ABI is not what {path} says. Gone:{}\nNew:{}\n\
-         Within a minor version only functions and fields at the end of sized structs may be added; \
-         then run `cargo xtask abi`",
+         Within a minor version only functions, and fields at the end of sized structs, may be \
+         added; then run `cargo xtask abi`",
         differs(&committed, found),
         differs(found, &committed)
     ))

@@ -21,7 +21,7 @@ pub(crate) fn check(places: &Places) -> Result<u64, String> {
     let out = places.root.join("consumers");
     let _ = std::fs::remove_dir_all(&out);
     std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
-    let mut checks = 0;
+    let mut checks = readme(places, &out)?;
     for linking in ["shared", "static"] {
         let found = by_pkg_config(places, &out, linking)?;
         checks += run_all(places, &out, linking, |name| found.join(name))?;
@@ -29,6 +29,32 @@ pub(crate) fn check(places: &Places) -> Result<u64, String> {
         checks += run_all(places, &out, linking, |name| found.join(name))?;
     }
     Ok(checks)
+}
+
+/// The README's C program, compiled and run as the README says.
+fn readme(places: &Places, out: &Path) -> Result<u64, String> {
+    let text = std::fs::read_to_string("README.md").map_err(|e| format!("README.md: {e}"))?;
+    let program = text
+        .split("```c\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let program = program.ok_or("README.md has no C program")?;
+    let place = out.join("readme");
+    std::fs::create_dir_all(&place).map_err(|e| format!("{}: {e}", place.display()))?;
+    std::fs::write(place.join("shop.c"), program).map_err(|e| e.to_string())?;
+    let mut run = Command::new("sh");
+    run.args([
+        "-ec",
+        "cc -std=c99 shop.c $(pkg-config --cflags --libs keepq) -o shop && ./shop",
+    ]);
+    run.current_dir(&place);
+    run.env("PKG_CONFIG_PATH", places.prefix.join("lib/pkgconfig"));
+    run.env("LD_LIBRARY_PATH", places.prefix.join("lib"));
+    let printed = output_of(&mut run, "the README's C program")?;
+    if printed == "hello\n" {
+        return Ok(1);
+    }
+    Err(format!("the README's C program printed {printed:?}"))
 }
 
 /// The prefix, moved: nothing in it may name the place where it was made.

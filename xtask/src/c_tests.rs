@@ -22,8 +22,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    fn new(cargo: &Path) -> Self {
-        let root = cargo.join("c");
+    pub(crate) fn new(root: &Path, cargo: &Path) -> Self {
+        let root = root.to_path_buf();
         let prefix = root.join("prefix");
         let cargo = cargo.to_path_buf();
         Self {
@@ -44,7 +44,7 @@ pub(crate) fn run(runner: &mut Runner) {
         runner.not_run("C library", &format!("no {missing}: {PACKAGES}"));
         return;
     }
-    let places = Places::new(&runner.target);
+    let places = Places::new(&runner.target.join("c"), &runner.target);
     if !runner.function("C library", || install(&places, "dev")) {
         return;
     }
@@ -58,7 +58,8 @@ pub(crate) fn run(runner: &mut Runner) {
 
 /// Writes the committed lists of the ABI anew.
 pub(crate) fn write_abi() -> Result<(), String> {
-    let places = Places::new(&target()?);
+    let target = target()?;
+    let places = Places::new(&target.join("c"), &target);
     install(&places, "dev")?;
     c_abi::write(&places)
 }

@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn declarations_and_their_comments_are_found() {
         let text = "// Of another.\ntypedef int x;\n\n// One.\n//\n// Errors: KEEPQ_E_X.\n\
-                    keepq_rc keepq_a(int a,\n                 int b);\nconst char *keepq_b(void);\n";
+                    keepq_rc keepq_a(int a,\n                 int b);\n\
+                    const char *keepq_b(void);\n";
         let found = functions_in(text);
         let names: Vec<_> = found.iter().map(|f| f.name.as_str()).collect();
         assert_eq!(names, ["keepq_a", "keepq_b"]);

@@ -11,8 +11,8 @@ use std::ffi::c_char;
 use std::mem::size_of;
 use std::ptr;
 
-/// How a message became a dead letter. Start it with KEEPQ_DEAD_INFO_INIT. The strings belong to the
-/// message.
+/// How a message became a dead letter. Start it with KEEPQ_DEAD_INFO_INIT. The strings belong to
+/// the message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_dead_info {
@@ -146,8 +146,8 @@ pub unsafe extern "C" fn keepq_msg_dead_info(
     })
 }
 
-/// Removes all dead letters of a group that there are now, durably. removed, which may be NULL, gets
-/// their number.
+/// Removes all dead letters of a group that there are now, durably. removed, which may be NULL,
+/// gets their number.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_READ_ONLY; the
 /// disk's.

@@ -214,9 +214,9 @@ impl Results {
 /// KEEPQ_OUTCOME_MAYBE_STORED: do not simply send it again). When it returns an error nothing is
 /// stored and nothing is called. ok and err may be NULL; so may opts.
 ///
-/// Callbacks run only inside keepq_dispatch and keepq_close, on the thread that makes that call, one
-/// at a time, in the order of the results. They may use the store, send again and close it. They
-/// must not throw, longjmp or end their thread. What they are given lasts until they return.
+/// Callbacks run only inside keepq_dispatch and keepq_close, on the thread that makes that call,
+/// one at a time, in the order of the results. They may use the store, send again and close it.
+/// They must not throw, longjmp or end their thread. What they are given lasts until they return.
 ///
 /// While max_in_flight messages (or max_in_flight_bytes) wait for the disk it waits for room, at
 /// most the send's time (KEEPQ_E_TIMEOUT), or returns KEEPQ_E_FULL at once with
@@ -283,12 +283,11 @@ pub unsafe extern "C" fn keepq_send_async(
 
 /// Sends one message and forgets it. It is in the log when this returns 0 and becomes as durable as
 /// asked; keepq_close waits for that. A failure is told to nobody but counted
-/// (keepq_store_stats.oneway_failed); only what is wrong with the call itself is an error. Waits for
-/// room as keepq_send_async does. opts may be NULL.
+/// (keepq_store_stats.oneway_failed); only what is wrong with the call itself is an error. Waits
+/// for room as keepq_send_async does. opts may be NULL.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
-/// KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; those of
-/// making a topic.
+/// KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED; those of making a topic.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_send_oneway(
     q: *mut keepq,
@@ -315,8 +314,8 @@ pub unsafe extern "C" fn keepq_send_oneway(
 }
 
 /// A descriptor for poll, select and epoll: readable while callbacks wait for keepq_dispatch. The
-/// same at every call, valid until keepq_close. Wait for it, never read from it and do not close it.
-/// When it cannot be had: a negative number, the error's.
+/// same at every call, valid until keepq_close. Wait for it, never read from it and do not close
+/// it. When it cannot be had: a negative number, the error's.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_STORAGE (no descriptor left).
 #[unsafe(no_mangle)]
@@ -326,8 +325,8 @@ pub unsafe extern "C" fn keepq_fd(q: *mut keepq) -> c_int {
 
 /// Runs the callbacks of asynchronous sends that have their results, on this thread. Waits up to
 /// timeout_ms (-1 = for ever, 0 = not at all) for the first; does not wait for more. Returns
-/// KEEPQ_TIMEOUT when there was none. While one thread runs callbacks, another that dispatches waits
-/// for its turn.
+/// KEEPQ_TIMEOUT when there was none. While one thread runs callbacks, another that dispatches
+/// waits for its turn.
 ///
 /// To run every callback of what was sent: keepq_flush, then keepq_dispatch until all were called;
 /// or keepq_close.

@@ -102,8 +102,8 @@ pub unsafe extern "C" fn keepq_group_close(g: *mut keepq_group) -> keepq_rc {
 }
 
 /// Changes options of the group for all its consumers in every process, durably: lease_ms,
-/// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run keep
-/// the end they have. opts may not be NULL.
+/// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
+/// keep the end they have. opts may not be NULL.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 /// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
@@ -147,8 +147,8 @@ pub unsafe extern "C" fn keepq_group_config(
 /// A descriptor for poll, select and epoll: readable when keepq_receive may find a message. Then
 /// receive with timeout 0 until KEEPQ_EMPTY, which makes it unreadable again; another consumer may
 /// have been faster. The same at every call, valid until keepq_group_close. Wait for it, never read
-/// from it and do not close it. It is readable, too, once the store is closed. When it cannot be had:
-/// a negative number, the error's.
+/// from it and do not close it. It is readable, too, once the store is closed. When it cannot be
+/// had: a negative number, the error's.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_STORAGE (no
 /// descriptor or thread left).
@@ -166,8 +166,8 @@ pub unsafe extern "C" fn keepq_group_fd(g: *mut keepq_group) -> c_int {
 
 /// Receives one message under a lease. timeout_ms: -1 = for ever, 0 = try once. Returns
 /// KEEPQ_EMPTY, and *out = NULL, when none came. The message is to be settled (keepq_ack,
-/// keepq_nack, keepq_reject) and freed (keepq_msg_free). When the lease ends before, it is delivered
-/// again; keepq_extend prolongs it.
+/// keepq_nack, keepq_reject) and freed (keepq_msg_free). When the lease ends before, it is
+/// delivered again; keepq_extend prolongs it.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 /// KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; KEEPQ_E_CORRUPT once when messages were lost through
@@ -213,7 +213,8 @@ pub unsafe extern "C" fn keepq_receive_batch(
 }
 
 /// As keepq_receive_batch, with leases that do not end with this process, but only by their time or
-/// by being settled, here or elsewhere by receipt. keepq_msg_free does not give such a message back.
+/// by being settled, here or elsewhere by receipt. keepq_msg_free does not give such a message
+/// back.
 ///
 /// Errors: as keepq_receive_batch: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE,
 /// KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED, KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; the

@@ -19,8 +19,8 @@ pub const KEEPQ_START_SEQUENCE: i32 = 2;
 pub const KEEPQ_START_TIME: i32 = 3;
 
 /// How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
-/// group was made with applies, and for a new group the default that is named. Fields marked "later"
-/// are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
+/// group was made with applies, and for a new group the default that is named. Fields marked
+/// "later" are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_group_opts {
@@ -40,8 +40,8 @@ pub struct keepq_group_opts {
     pub start_seq: u64,
     /// With KEEPQ_START_TIME: the time, ms since 1970 UTC.
     pub start_ms: i64,
-    /// How long a message waits after its first failure; 1000. -1 = not at all. When one of the four
-    /// is set, those that are not have their defaults.
+    /// How long a message waits after its first failure; 1000. -1 = not at all. When one of the
+    /// four is set, those that are not have their defaults.
     pub backoff_first_ms: i64,
     /// The longest wait; 600000.
     pub backoff_max_ms: i64,

@@ -430,8 +430,8 @@ pub unsafe extern "C" fn keepq_msg_receipt(m: *const keepq_msg) -> *const c_char
     })
 }
 
-/// Whether everything of a message can be read: KEEPQ_E_CORRUPT when damage has taken its content or,
-/// of a dead letter, the note of what became of it. What is received is always whole.
+/// Whether everything of a message can be read: KEEPQ_E_CORRUPT when damage has taken its content
+/// or, of a dead letter, the note of what became of it. What is received is always whole.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CORRUPT.
 #[unsafe(no_mangle)]

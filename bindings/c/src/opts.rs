@@ -48,8 +48,9 @@ pub struct keepq_open_opts {
     pub slots: u32,
     /// 1 = open on a network, FUSE or memory file system all the same, without its guarantees.
     pub allow_unsafe_filesystem: i32,
-    /// 1 = to look only: statistics, browsing, dead letters, keepq_verify. No lock is taken, nothing
-    /// is written or made; whatever would change something is KEEPQ_E_READ_ONLY.
+    /// 1 = to look only: statistics, browsing, dead letters, keepq_verify. No lock is taken,
+    /// nothing is written or made: what is not there is KEEPQ_E_NOT_FOUND, and whatever would
+    /// change something KEEPQ_E_READ_ONLY.
     pub read_only: i32,
     /// How often a send is tried again within its time after a retriable error; 0 = 2, -1 = never,
     /// at most 100.

@@ -37,8 +37,8 @@ pub struct keepq_store_stats {
     pub groups: u64,
 }
 
-/// Counters of a topic. Start it with KEEPQ_TOPIC_STATS_INIT. In an array the first one's size is that
-/// of all.
+/// Counters of a topic. Start it with KEEPQ_TOPIC_STATS_INIT. In an array the first one's size is
+/// that of all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_topic_stats {
@@ -54,8 +54,8 @@ pub struct keepq_topic_stats {
     pub name: [c_char; 256],
 }
 
-/// Counters of a group. Start it with KEEPQ_GROUP_STATS_INIT. In an array the first one's size is that
-/// of all.
+/// Counters of a group. Start it with KEEPQ_GROUP_STATS_INIT. In an array the first one's size is
+/// that of all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_group_stats {
@@ -283,8 +283,8 @@ pub unsafe extern "C" fn keepq_topics(
     })
 }
 
-/// Fills out with the first cap groups, by topic and name, and *n with how many there are, which may
-/// be more. out may be NULL with cap 0.
+/// Fills out with the first cap groups, by topic and name, and *n with how many there are, which
+/// may be more. out may be NULL with cap 0.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 /// KEEPQ_E_LIMIT_EXCEEDED (cap); the disk's.

@@ -88,8 +88,8 @@ impl keepq_sent {
     }
 }
 
-/// A message of keepq_send_batch. Start it with KEEPQ_MSG_IN_INIT. In an array the first one's size is
-/// that of all.
+/// A message of keepq_send_batch. Start it with KEEPQ_MSG_IN_INIT. In an array the first one's size
+/// is that of all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_msg_in {

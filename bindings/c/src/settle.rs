@@ -82,9 +82,9 @@ pub unsafe extern "C" fn keepq_extend(m: *mut keepq_msg, ms: i64) -> keepq_rc {
     })
 }
 
-/// keepq_ack for n messages, of one group or several, with one flush for each group. Each has its own
-/// result: each[i] for msgs[i]; each may be NULL. Returns 0 if all are acked, else the error of the
-/// first that is not. The messages are still to be freed.
+/// keepq_ack for n messages, of one group or several, with one flush for each group. Each has its
+/// own result: each[i] for msgs[i]; each may be NULL. Returns 0 if all are acked, else the error of
+/// the first that is not. The messages are still to be freed.
 ///
 /// Errors: KEEPQ_E_INVALID_ARGUMENT when msgs is NULL (nothing is acked); else one of keepq_ack's:
 /// KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_LEASE_LOST; the disk's.

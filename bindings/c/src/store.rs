@@ -149,8 +149,8 @@ pub unsafe extern "C" fn keepq_open(
 /// callbacks that are left on this thread, and closes. Afterwards no callback runs any more and the
 /// handle is invalid, even when an error is returned: then something sent asynchronously may not be
 /// on disk (its callback says so). Calls that other threads are making on the store end with
-/// KEEPQ_E_CLOSED. Groups and messages of the store can still be closed and freed, and what was read
-/// from a message stays valid until then.
+/// KEEPQ_E_CLOSED. Groups and messages of the store can still be closed and freed, and what was
+/// read from a message stays valid until then.
 ///
 /// From within a callback it works too; callbacks that are left run then before it returns. In a
 /// forked child it forgets the handle and changes nothing.
