@@ -257,6 +257,11 @@ pub(crate) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        // In a forked child the thread of the watch is not there to be waited for, nor the shared
+        // memory to wake it by.
+        if self.inner.log.ctl.host.forked() {
+            return;
+        }
         if let Some(watch) = self.watch.get_mut() {
             watch.stop();
         }

@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight: Arc<InFlight>,
     /// This member's generation.
     pub(crate) generation: u32,
+    /// Of the shared memory. Kept here, as a forked child has no such memory.
+    incarnation: u64,
     /// Open for reading only while others have the store open: their shared memory.
     looking_at: Option<open::LookedAt>,
     closed: AtomicBool,
@@ -62,6 +64,7 @@ impl Inner {
         };
         let inner = Arc::new_cyclic(|inner| Self {
             in_flight: InFlight::new(Arc::clone(&log.ctl.host), inner.clone()),
+            incarnation: log.ctl.load(W_INCARNATION),
             log,
             path: path.to_path_buf(),
             options,
@@ -152,7 +155,7 @@ impl Inner {
 
     /// The incarnation of shared memory: receipts of another one fit nothing.
     pub(crate) fn incarnation(&self) -> u64 {
-        self.log.ctl.load(W_INCARNATION)
+        self.incarnation
     }
 
     pub(crate) fn now(&self) -> u64 {

@@ -263,6 +263,7 @@ impl Topic {
         deadline: u64,
     ) -> Result<Stored> {
         check_limits(message)?;
+        self.check_name()?;
         Keeper::start(&self.inner);
         let stored = loop {
             let appended = BUFFERS.with_borrow_mut(|(ext, record)| {
@@ -286,6 +287,20 @@ impl Topic {
             wake_topic(&self.inner.log, self.id);
         }
         Ok(stored)
+    }
+
+    /// Only keepq makes dead letters: what somebody sent there would be none.
+    fn check_name(&self) -> Result<()> {
+        if !crate::format::name::is_internal(&self.name) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::InvalidName,
+            format!(
+                "{} is a stream of keepq's own; it can be read, not sent to",
+                self.name
+            ),
+        ))
     }
 
     fn meta<'a>(

@@ -430,3 +430,17 @@ fn purged_letters_give_their_space_back() {
     let left = m.store.stats().unwrap().segments;
     assert!(left <= 4 && left < full, "{left} of {full}");
 }
+
+#[test]
+fn nobody_sends_into_a_stream_of_dead_letters() {
+    let world = SimWorld::new(SimOptions::default());
+    let member = open(&world);
+    bury(&member, [1]);
+    let stream = format!("%DLQ%{TOPIC}%{GROUP}");
+    let topic = member.store.existing_topic(&stream).unwrap();
+    let refused = topic.send(b"no dead letter").unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidName, "{refused}");
+    assert!(topic.send_async(b"no dead letter").is_err());
+    assert_eq!(numbers(&member), [1]);
+    assert_eq!(topic.len().unwrap(), 1);
+}

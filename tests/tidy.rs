@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
+/// Made from files that are short enough; a manual in one piece.
+const GENERATED: [&str; 1] = ["include/keepq.h"];
 const COLUMNS: usize = 100;
 
 /// Where unsafe code may be. Every block has a SAFETY sentence, which is a lint.
@@ -207,7 +209,7 @@ fn files_and_lines_stay_short() {
     let mut offences = Vec::new();
     for source in sources() {
         let lines = source.text.lines().count();
-        if lines > FILE_LINES {
+        if lines > FILE_LINES && !GENERATED.contains(&source.path.as_str()) {
             offences.push(format!(
                 "{}: {lines} lines, at most {FILE_LINES}",
                 source.path

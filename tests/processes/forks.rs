@@ -28,6 +28,7 @@ fn exit_code(pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: waits for a child made above.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert!(libc::WIFEXITED(status), "the child ended by a signal");
     libc::WEXITSTATUS(status)
 }
 
@@ -39,7 +40,15 @@ fn close_everything() {
 fn forker() {
     let (store, topic, group) = open_arg();
     let held = group.receive(Duration::ZERO).unwrap().unwrap();
+    let ready = group.readiness().unwrap();
+    let receipt = held.receipt();
+    // What the child drops is a copy of what its parent goes on using.
+    let mine = std::mem::ManuallyDrop::new((ready, held, group));
     let child = fork(|| {
+        // SAFETY: the child has a memory of its own, and takes them out once.
+        let (ready, held, group) = unsafe { std::ptr::read(&raw const *mine) };
+        // SAFETY: ends the child at once if it hangs.
+        unsafe { libc::alarm(20) };
         let refused = [
             topic.send(b"x").map(|_| ()).unwrap_err(),
             group.receive(Duration::ZERO).map(|_| ()).unwrap_err(),
@@ -49,7 +58,9 @@ fn forker() {
         ];
         let all = refused.iter().all(|e| e.code() == Code::ForkedHandle);
         // Closing there is fine, and no business of the parent's.
-        let closed = store.close().is_ok();
+        let closed = store.close().is_ok() && held.receipt() == receipt;
+        // Nobody watches here, and nothing is given back.
+        drop((ready, held, group));
         close_everything();
         i32::from(!(all && closed))
     });

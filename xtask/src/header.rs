@@ -1,8 +1,6 @@
 //! `include/keepq.h`, generated from the C library's source and committed.
 
-use std::path::Path;
-
-const HEADER: &str = "include/keepq.h";
+pub(crate) const HEADER: &str = "include/keepq.h";
 const LIBRARY: &str = "bindings/c";
 const CONFIG: &str = "bindings/c/cbindgen.toml";
 
@@ -22,18 +20,134 @@ pub(crate) fn write() -> Result<(), String> {
     std::fs::write(HEADER, generate()?).map_err(|e| format!("cannot write {HEADER}: {e}"))
 }
 
-/// Whether the committed header is what the source says.
+/// Whether the committed header is what the source says, and has a macro for each sized struct.
 pub(crate) fn check() -> Result<u64, String> {
     let committed = std::fs::read(HEADER).map_err(|e| format!("cannot read {HEADER}: {e}"))?;
-    if committed == generate()? {
-        return Ok(1);
+    if committed != generate()? {
+        return Err(format!(
+            "{HEADER} is not what {LIBRARY} says: run `cargo xtask header`"
+        ));
     }
-    Err(format!(
-        "{HEADER} is not what {LIBRARY} says: run `cargo xtask header`"
-    ))
+    let text = String::from_utf8_lossy(&committed);
+    let sized = structs(&text);
+    let sized = sized
+        .iter()
+        .filter(|s| s.fields.first().is_some_and(|f| f == "size"));
+    let mut checks = 1;
+    for one in sized {
+        let name = one.name.to_uppercase();
+        if !text.contains(&format!("#define {name}_INIT ")) {
+            return Err(format!("{HEADER} has no {name}_INIT"));
+        }
+        checks += 1;
+    }
+    Ok(checks)
 }
 
-/// Whether there is a C library yet that a header could come from.
-pub(crate) fn exists() -> bool {
-    Path::new(CONFIG).exists()
+/// A function that the header declares.
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// Its comment, without the slashes.
+    pub(crate) doc: String,
+}
+
+/// A struct that the header defines.
+pub(crate) struct Struct {
+    pub(crate) name: String,
+    pub(crate) fields: Vec<String>,
+}
+
+fn text() -> Result<String, String> {
+    std::fs::read_to_string(HEADER).map_err(|e| format!("cannot read {HEADER}: {e}"))
+}
+
+/// The functions of the committed header.
+pub(crate) fn functions() -> Result<Vec<Function>, String> {
+    let found = functions_in(&text()?);
+    if found.len() < 20 {
+        return Err(format!("{HEADER} shows only {} functions", found.len()));
+    }
+    Ok(found)
+}
+
+/// The structs of the committed header.
+pub(crate) fn all_structs() -> Result<Vec<Struct>, String> {
+    let found = structs(&text()?);
+    if found.len() < 5 {
+        return Err(format!("{HEADER} shows only {} structs", found.len()));
+    }
+    Ok(found)
+}
+
+fn functions_in(text: &str) -> Vec<Function> {
+    let (mut found, mut doc) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("//") {
+            doc.push(comment.trim_start().to_owned());
+            continue;
+        }
+        if let Some(name) = declared(line) {
+            found.push(Function {
+                name,
+                doc: doc.join("\n"),
+            });
+        }
+        doc.clear();
+    }
+    found
+}
+
+/// The name of the function whose declaration begins here.
+fn declared(line: &str) -> Option<String> {
+    let (before, _) = line.split_once('(')?;
+    let starts_here = !line.starts_with([' ', '#', '/', '*']) && !line.starts_with("typedef");
+    let name = before.rsplit([' ', '*']).next()?;
+    (starts_here && name.starts_with("keepq_")).then(|| name.to_owned())
+}
+
+fn structs(text: &str) -> Vec<Struct> {
+    let (mut found, mut open) = (Vec::new(), None::<Struct>);
+    for line in text.lines() {
+        let line = line.trim();
+        if let Some(rest) = line.strip_prefix("typedef struct ") {
+            open = rest.strip_suffix(" {").map(|name| Struct {
+                name: name.to_owned(),
+                fields: Vec::new(),
+            });
+        } else if line.starts_with('}') {
+            found.extend(open.take());
+        } else if let (Some(one), Some(field)) = (&mut open, line.strip_suffix(';')) {
+            let name = field.split('[').next().unwrap_or(field);
+            let name = name.rsplit([' ', '*']).next().unwrap_or(name);
+            one.fields.push(name.to_owned());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_and_their_comments_are_found() {
+        let text = "// Of another.\ntypedef int x;\n\n// One.\n//\n// Errors: KEEPQ_E_X.\n\
+                    keepq_rc keepq_a(int a,\n                 int b);\n\
+                    const char *keepq_b(void);\n";
+        let found = functions_in(text);
+        let names: Vec<_> = found.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["keepq_a", "keepq_b"]);
+        assert_eq!(found[0].doc, "One.\n\nErrors: KEEPQ_E_X.");
+        assert_eq!(found[1].doc, "");
+    }
+
+    #[test]
+    fn structs_and_their_fields_are_found() {
+        let text = "typedef struct keepq keepq;\ntypedef struct a {\n    // It.\n    size_t size;\n\
+                    const char *const *tags;\n    char id[24];\n} a;\n";
+        let found = structs(text);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, "a");
+        assert_eq!(found[0].fields, ["size", "tags", "id"]);
+    }
 }

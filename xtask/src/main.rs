@@ -5,6 +5,10 @@
 
 mod bench;
 mod bugs;
+mod c_abi;
+mod c_bench;
+mod c_consumers;
+mod c_errors;
 mod c_tests;
 mod examples;
 mod header;
@@ -19,10 +23,13 @@ use runner::Runner;
 
 const HELP: &str = "\
 cargo xtask test          every suite: format, lints, Rust, C, Python, documentation, symbols
+cargo xtask test c        the C steps of it alone
 cargo xtask header        write include/keepq.h from bindings/c
+cargo xtask abi           write bindings/c/abi: exported symbols, layout of the structs
 cargo xtask bugs [NAME]   every suite must fail when a protection is switched off
 cargo xtask bench [--full] [--only T1,T4] [--peers yaque,heed]
                           keepq beside its peers and the raw limits; results in target/bench
+cargo xtask bench --c     sends and receives through the C door beside Rust, in one run
 cargo xtask real-input    the lines of real files through killed senders and receivers
 ";
 
@@ -49,7 +56,14 @@ fn run(command: &str, args: &[String]) -> Result<bool, String> {
             suites::run(&mut runner)?;
             Ok(runner.report())
         }
+        ("test", [only]) if only == "c" => {
+            let mut runner = Runner::new()?;
+            suites::c(&mut runner);
+            Ok(runner.report())
+        }
         ("header", []) => header::write().map(|()| true),
+        ("abi", []) => c_tests::write_abi().map(|()| true),
+        ("bench", [only]) if only == "--c" => c_bench::run(),
         ("bench", args) => bench::run(args),
         ("bugs", names) => bugs::run(names),
         ("real-input", []) => {

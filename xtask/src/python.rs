@@ -72,6 +72,11 @@ pub(crate) fn run(runner: &mut Runner) {
     let mut test = Command::new(&python);
     // Not from the source tree: what was installed is what is tested.
     test.args(["-P", "-m", "pytest", "-q", "tests/python"]);
+    // One of them loads the C library beside the module.
+    let c_library = runner.target.join("c/prefix/lib/libkeepq.so");
+    if c_library.exists() {
+        test.env("KEEPQ_C_LIBRARY", c_library);
+    }
     runner.command("Python tests", 300, &mut test);
     types(runner, &python);
 }

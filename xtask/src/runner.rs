@@ -202,7 +202,7 @@ fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus, String> {
     }
 }
 
-/// Passed and failed tests, from the summaries of nextest, cargo test and pytest.
+/// Passed and failed tests, from the summaries of nextest, cargo test, pytest and cmocka.
 pub(crate) fn count_tests(output: &str) -> (u64, u64) {
     let (mut passed, mut failed) = (0, 0);
     for line in output.lines() {
@@ -214,6 +214,10 @@ pub(crate) fn count_tests(output: &str) -> (u64, u64) {
             passed += number_before(line, " passed");
             failed += number_before(line, " failed");
             failed += number_before(line, " timed out") + number_before(line, " error");
+        } else if line.contains("[  PASSED  ]") {
+            passed += number_before(line, " test(s)");
+        } else if line.contains("[  FAILED  ]") {
+            failed += number_before(line, " test(s)");
         }
     }
     (passed, failed)
@@ -253,6 +257,10 @@ mod tests {
             (20, 1)
         );
         assert_eq!(count_tests("20 passed in 0.45s"), (20, 0));
+        let cmocka = "1: [  PASSED  ] 3 test(s).\n2: [  PASSED  ] 1 test(s).\n\
+                      2: [  FAILED  ] handles: 2 test(s), listed below:\n2: [  FAILED  ] a_test\n\
+                      50% tests passed, 1 tests failed out of 2";
+        assert_eq!(count_tests(cmocka), (4, 2));
         assert_eq!(count_tests("nothing of the kind"), (0, 0));
     }
 

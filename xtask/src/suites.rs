@@ -32,15 +32,16 @@ pub(crate) fn run(runner: &mut Runner) -> Result<(), String> {
     );
     let target = runner.target.clone();
     runner.function("Rust examples", || examples::check(&target));
-    if header::exists() {
-        runner.function("C header", header::check);
-    } else {
-        runner.not_run("C header", "there is no bindings/c/cbindgen.toml");
-    }
-    c_tests::run(runner);
+    c(runner);
     release(runner);
     python::run(runner);
     Ok(())
+}
+
+/// The C library, from its header to its examples.
+pub(crate) fn c(runner: &mut Runner) {
+    runner.function("C header", header::check);
+    c_tests::run(runner);
 }
 
 fn lints(runner: &mut Runner) {

@@ -3,7 +3,7 @@
 use crate::sized::{self, SizedStruct};
 use engine::{Code, Error, Outcome, Result};
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::size_of;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -134,7 +134,12 @@ unsafe impl SizedStruct for keepq_error_info {
     };
 }
 
-struct Last {
+/// Told of a send that failed. error and its strings last until it returns.
+pub type keepq_err_cb =
+    Option<unsafe extern "C" fn(user: *mut c_void, error: *const keepq_error_info)>;
+
+/// An error with the strings that C reads of it.
+pub(crate) struct ErrorInfo {
     error: Error,
     name: CString,
     message: CString,
@@ -142,7 +147,7 @@ struct Last {
 }
 
 thread_local! {
-    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<ErrorInfo>> = const { RefCell::new(None) };
 }
 
 /// The number of an engine error in C.
@@ -169,12 +174,7 @@ pub(crate) fn c_string(bytes: &[u8]) -> CString {
 /// Notes an error as this thread's last one and gives its number.
 pub(crate) fn report(error: Error) -> keepq_rc {
     let rc = rc_of(error.code());
-    let last = Last {
-        name: c_string(error.code().name().as_bytes()),
-        message: c_string(error.to_string().as_bytes()),
-        path: error.path().map(|p| c_string(p.as_os_str().as_bytes())),
-        error,
-    };
+    let last = ErrorInfo::new(error);
     // A thread that is ending has no last error any more; the number still tells.
     let _ = LAST.try_with(|cell| cell.replace(Some(last)));
     rc
@@ -205,11 +205,18 @@ pub(crate) fn guard_value<T>(
     }
 }
 
-/// Fills `out` with the last error of this thread. A call that succeeds leaves it as it was.
+/// ======== Errors ========
+///
+/// Fills out with the last error of this thread. A call that succeeds leaves it as it was.
+///
+/// Errors: KEEPQ_E_INVALID_ARGUMENT, which is not noted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_last_error(out: *mut keepq_error_info) -> keepq_rc {
     // Not through `guard`: a wrong struct must not replace the error that is asked for.
-    let info = LAST.with_borrow(|last| last.as_ref().map_or(keepq_error_info::INIT, Last::info));
+    let info = LAST.with_borrow(|last| {
+        last.as_ref()
+            .map_or(keepq_error_info::INIT, ErrorInfo::fields)
+    });
     if out.is_null() {
         return KEEPQ_E_INVALID_ARGUMENT;
     }
@@ -217,8 +224,18 @@ pub unsafe extern "C" fn keepq_last_error(out: *mut keepq_error_info) -> keepq_r
     unsafe { sized::write(out, &info) }.map_or_else(|e| rc_of(e.code()), |()| KEEPQ_OK)
 }
 
-impl Last {
-    fn info(&self) -> keepq_error_info {
+impl ErrorInfo {
+    pub(crate) fn new(error: Error) -> Self {
+        Self {
+            name: c_string(error.code().name().as_bytes()),
+            message: c_string(error.to_string().as_bytes()),
+            path: error.path().map(|p| c_string(p.as_os_str().as_bytes())),
+            error,
+        }
+    }
+
+    /// They point into this.
+    pub(crate) fn fields(&self) -> keepq_error_info {
         let error = &self.error;
         keepq_error_info {
             rc: rc_of(error.code()),

@@ -1,15 +1,18 @@
-//! Opening a group and receiving from it.
+//! Opening a group, its options, and receiving from it.
 
-use crate::error::{KEEPQ_EMPTY, KEEPQ_OK, guard, keepq_rc};
+use crate::error::{KEEPQ_EMPTY, KEEPQ_OK, guard, guard_value, keepq_rc};
+use crate::group_opts::keepq_group_opts;
 use crate::handle::Table;
 use crate::msg::{self, keepq_msg};
-use crate::opts::{keepq_group_opts, wait};
+use crate::opts::wait;
 use crate::store::{keepq, store};
 use crate::{sized, text};
-use engine::{Code, Delivery, Error, Group, Result};
-use std::ffi::c_char;
+use engine::{Code, Delivery, Error, Group, Readiness, Result};
+use std::ffi::{c_char, c_int};
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A consumer group of a topic. Any number of threads may use one handle at the same time.
@@ -17,20 +20,36 @@ pub struct keepq_group {
     _never_looked_at: [u8; 0],
 }
 
-struct GroupEntry {
-    group: Group,
+pub(crate) struct GroupEntry {
+    pub(crate) group: Group,
+    /// Tells groups apart.
+    pub(crate) handle: OnceLock<usize>,
+    ready: OnceLock<Readiness>,
     /// Set by keepq_group_close; a receive of another thread looks at it between slices.
     closed: AtomicBool,
+    /// Of its store; a wait looks at it between slices, too.
+    interrupts: Arc<AtomicU64>,
 }
 
-static GROUPS: Table<GroupEntry> = Table::new(2, "group", "keepq_group_close");
+pub(crate) static GROUPS: Table<GroupEntry> = Table::new(2, "group", "keepq_group_close");
 
 /// A wait is cut into slices, so that it ends soon after its group was closed by another thread.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// The group behind a handle.
+pub(crate) fn entry(g: *const keepq_group) -> Result<Arc<GroupEntry>> {
+    GROUPS.get(g.addr())
+}
+
+/// ======== Groups and receiving ========
+///
 /// Opens a consumer group; makes topic and group if need be. opts may be NULL. Options are stored
 /// when the group is made; a different explicit value later is KEEPQ_E_CONFIG_MISMATCH. On success
 /// *out is a handle for keepq_group_close, else NULL.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also an option out
+/// of range), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED,
+/// KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_group_open(
     q: *mut keepq,
@@ -41,9 +60,9 @@ pub unsafe extern "C" fn keepq_group_open(
 ) -> keepq_rc {
     guard(|| {
         // SAFETY: the caller promises a place for the handle.
-        let out = unsafe { out.as_mut() }.ok_or_else(|| text::null("out"))?;
-        *out = ptr::null_mut();
+        let out = unsafe { text::clear(out, ptr::null_mut()) };
         let entry = store(q)?;
+        let out = text::place(out, "out")?;
         // SAFETY: the caller promises strings and the struct.
         let (topic, name, opts) = unsafe {
             (
@@ -52,19 +71,25 @@ pub unsafe extern "C" fn keepq_group_open(
                 sized::read(opts)?,
             )
         };
-        let options: keepq_group_opts = opts;
-        let group = options.apply(entry.store.group(topic, name))?.open()?;
+        let group = opts.apply(entry.store.group(topic, name))?.open()?;
         let handle = GROUPS.insert(GroupEntry {
             group,
+            handle: OnceLock::new(),
+            ready: OnceLock::new(),
             closed: AtomicBool::new(false),
+            interrupts: Arc::clone(&entry.interrupts),
         })?;
+        // Nobody else has the handle yet.
+        let _ = GROUPS.get(handle)?.handle.set(handle);
         *out = ptr::without_provenance_mut(handle);
         Ok(KEEPQ_OK)
     })
 }
 
 /// Closes a group. A receive that waits in another thread returns KEEPQ_E_CLOSED within 0.1 s. The
-/// messages received stay valid until they are freed.
+/// messages received stay valid until they are freed. The group itself stays in the store.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_group_close(g: *mut keepq_group) -> keepq_rc {
     guard(|| {
@@ -76,9 +101,77 @@ pub unsafe extern "C" fn keepq_group_close(g: *mut keepq_group) -> keepq_rc {
     })
 }
 
+/// Changes options of the group for all its consumers in every process, durably: lease_ms,
+/// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
+/// keep the end they have. opts may not be NULL.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
+/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_group_configure(
+    g: *mut keepq_group,
+    opts: *const keepq_group_opts,
+) -> keepq_rc {
+    guard(|| {
+        let entry = entry(g)?;
+        if opts.is_null() {
+            return Err(text::null("opts"));
+        }
+        // SAFETY: the caller promises the struct.
+        let opts: keepq_group_opts = unsafe { sized::read(opts) }?;
+        opts.change(entry.group.configure())?.apply()?;
+        Ok(KEEPQ_OK)
+    })
+}
+
+/// Fills out with the options the group has now.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_group_config(
+    g: *mut keepq_group,
+    out: *mut keepq_group_opts,
+) -> keepq_rc {
+    guard(|| {
+        let entry = entry(g)?;
+        if out.is_null() {
+            return Err(text::null("out"));
+        }
+        let config = entry.group.config()?;
+        // SAFETY: the caller promises the struct.
+        unsafe { sized::write(out, &keepq_group_opts::of(&config)) }?;
+        Ok(KEEPQ_OK)
+    })
+}
+
+/// A descriptor for poll, select and epoll: readable when keepq_receive may find a message. Then
+/// receive with timeout 0 until KEEPQ_EMPTY, which makes it unreadable again; another consumer may
+/// have been faster. The same at every call, valid until keepq_group_close. Wait for it, never read
+/// from it and do not close it. It is readable, too, once the store is closed. When it cannot be
+/// had: a negative number, the error's.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_STORAGE (no
+/// descriptor or thread left).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_group_fd(g: *mut keepq_group) -> c_int {
+    let descriptor = || {
+        let entry = entry(g)?;
+        let ready = entry.group.readiness()?;
+        // The engine gives the same descriptor to all; the first keeps it open.
+        let kept = entry.ready.get_or_init(|| ready);
+        Ok(kept.as_fd().as_raw_fd())
+    };
+    guard_value(descriptor, |rc| rc)
+}
+
 /// Receives one message under a lease. timeout_ms: -1 = for ever, 0 = try once. Returns
 /// KEEPQ_EMPTY, and *out = NULL, when none came. The message is to be settled (keepq_ack,
-/// keepq_nack, keepq_reject) and freed.
+/// keepq_nack, keepq_reject) and freed (keepq_msg_free). When the lease ends before, it is
+/// delivered again; keepq_extend prolongs it.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
+/// KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; KEEPQ_E_CORRUPT once when messages were lost through
+/// damage, receiving goes on afterwards; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_receive(
     g: *mut keepq_group,
@@ -87,14 +180,14 @@ pub unsafe extern "C" fn keepq_receive(
 ) -> keepq_rc {
     guard(|| {
         // SAFETY: the caller promises a place for the handle.
-        let out = unsafe { out.as_mut() }.ok_or_else(|| text::null("out"))?;
-        *out = ptr::null_mut();
-        let entry = GROUPS.get(g.addr())?;
+        let out = unsafe { text::clear(out, ptr::null_mut()) };
+        let entry = entry(g)?;
+        let out = text::place(out, "out")?;
         let receive = |slice| entry.group.receive(slice);
         match entry.in_slices(wait(timeout_ms)?, receive, Option::is_none)? {
             None => Ok(KEEPQ_EMPTY),
             Some(delivery) => {
-                *out = msg::open(delivery)?;
+                *out = msg::received(&entry, delivery)?;
                 Ok(KEEPQ_OK)
             }
         }
@@ -102,8 +195,11 @@ pub unsafe extern "C" fn keepq_receive(
 }
 
 /// Receives up to cap messages: waits for the first, takes what else is there. out has room for cap
-/// handles, of which *n are set. timeout_ms and the result as for keepq_receive. cap is at most
-/// 1024.
+/// handles, of which *n are set. timeout_ms and the result as for keepq_receive. cap is 1 to 1024.
+///
+/// Errors: as keepq_receive: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE,
+/// KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED (cap), KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED;
+/// the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_receive_batch(
     g: *mut keepq_group,
@@ -112,34 +208,51 @@ pub unsafe extern "C" fn keepq_receive_batch(
     cap: usize,
     n: *mut usize,
 ) -> keepq_rc {
-    guard(|| {
-        // SAFETY: the caller promises a place for the count.
-        let n = unsafe { n.as_mut() }.ok_or_else(|| text::null("n"))?;
-        *n = 0;
-        if out.is_null() {
-            return Err(text::null("out"));
-        }
-        if cap == 0 {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                "cap is 0: no room for a message",
-            ));
-        }
-        let entry = GROUPS.get(g.addr())?;
-        let receive = |slice| entry.group.receive_batch(cap, slice);
-        let deliveries = entry.in_slices(wait(timeout_ms)?, receive, Vec::is_empty)?;
-        // Should the handles run out, those given so far are freed again: all or nothing.
-        let mut handles = msg::Opened::with_capacity(deliveries.len());
-        for delivery in deliveries.into_iter().take(cap) {
-            handles.push(msg::open(delivery)?);
-        }
-        for (index, handle) in handles.into_all().into_iter().enumerate() {
-            // SAFETY: the caller promises room for `cap` handles, and there are no more.
-            unsafe { out.add(index).write(handle) };
-            *n = index + 1;
-        }
-        Ok(if *n == 0 { KEEPQ_EMPTY } else { KEEPQ_OK })
-    })
+    // SAFETY: the caller's promises are the same.
+    guard(|| unsafe { receive_batch(g, timeout_ms, (out, cap, n), Group::receive_batch) })
+}
+
+/// As keepq_receive_batch, with leases that do not end with this process, but only by their time or
+/// by being settled, here or elsewhere by receipt. keepq_msg_free does not give such a message
+/// back.
+///
+/// Errors: as keepq_receive_batch: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE,
+/// KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED, KEEPQ_E_READ_ONLY, KEEPQ_E_INTERRUPTED; the
+/// disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_receive_detached(
+    g: *mut keepq_group,
+    timeout_ms: i64,
+    out: *mut *mut keepq_msg,
+    cap: usize,
+    n: *mut usize,
+) -> keepq_rc {
+    // SAFETY: the caller's promises are the same.
+    guard(|| unsafe { receive_batch(g, timeout_ms, (out, cap, n), Group::receive_detached) })
+}
+
+/// The caller's array of handles: where, how many fit, and where their number goes.
+pub(crate) type OutMessages = (*mut *mut keepq_msg, usize, *mut usize);
+
+/// # Safety
+/// `out` has room for as many handles as it says, and a place for their number.
+unsafe fn receive_batch(
+    g: *mut keepq_group,
+    timeout_ms: i64,
+    out: OutMessages,
+    receive: impl Fn(&Group, usize, Duration) -> Result<Vec<Delivery>>,
+) -> Result<keepq_rc> {
+    // SAFETY: the caller's promise.
+    unsafe { text::clear(out.2, 0) };
+    let entry = entry(g)?;
+    msg::check_room(out)?;
+    let receive = |slice| receive(&entry.group, out.1, slice);
+    let deliveries = entry.in_slices(wait(timeout_ms)?, receive, Vec::is_empty)?;
+    let handles = deliveries
+        .into_iter()
+        .map(|delivery| msg::received(&entry, delivery));
+    // SAFETY: checked above.
+    unsafe { msg::hand_out(handles, out) }
 }
 
 impl GroupEntry {
@@ -151,6 +264,7 @@ impl GroupEntry {
         empty: impl Fn(&T) -> bool,
     ) -> Result<T> {
         let mut left = timeout;
+        let interrupts = self.interrupts.load(Ordering::Acquire);
         loop {
             let slice = left.min(SLICE);
             let got = receive(slice)?;
@@ -161,6 +275,12 @@ impl GroupEntry {
                 return Err(Error::new(
                     Code::Closed,
                     "the group was closed during the receive",
+                ));
+            }
+            if self.interrupts.load(Ordering::Acquire) != interrupts {
+                return Err(Error::new(
+                    Code::Interrupted,
+                    "the wait for a message was interrupted",
                 ));
             }
             if left != Duration::MAX {

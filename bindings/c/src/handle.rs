@@ -7,8 +7,8 @@
 //! another thread uses it is safe.
 
 use engine::{Code, Error, Result};
-use parking_lot::RwLock;
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const KIND_BITS: u32 = 2;
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 28 } else { 18 };
@@ -22,6 +22,7 @@ pub(crate) struct Table<T> {
     kind: usize,
     noun: &'static str,
     closer: &'static str,
+    /// Of the standard library: one that a forking thread can hold across the fork.
     slots: RwLock<Slots<T>>,
 }
 
@@ -50,10 +51,31 @@ impl<T> Table<T> {
         }
     }
 
+    // Nothing is left half done under the lock, so a panic under it spoils nothing.
+    fn read(&self) -> RwLockReadGuard<'_, Slots<T>> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Slots<T>> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps everybody else out until what this gives is dropped.
+    pub(crate) fn lock_for_fork(&'static self) -> Option<Box<dyn Any>>
+    where
+        T: 'static,
+    {
+        crate::fork::take(|| match self.slots.try_write() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        })
+    }
+
     /// Puts a value in and gives its handle.
     pub(crate) fn insert(&self, value: T) -> Result<usize> {
         let value = Arc::new(value);
-        let mut slots = self.slots.write();
+        let mut slots = self.write();
         let index = match slots.free.pop() {
             Some(index) => index,
             None if slots.all.len() <= MAX_INDEX => {
@@ -73,7 +95,7 @@ impl<T> Table<T> {
     /// The value of a handle.
     pub(crate) fn get(&self, handle: usize) -> Result<Arc<T>> {
         let (index, generation) = self.decode(handle)?;
-        let slots = self.slots.read();
+        let slots = self.read();
         match slots.all.get(index) {
             Some(slot) if slot.generation == generation => {
                 slot.value.clone().ok_or_else(|| self.bad(handle))
@@ -85,7 +107,7 @@ impl<T> Table<T> {
     /// Takes the value out: from now on the handle is a bad one.
     pub(crate) fn remove(&self, handle: usize) -> Result<Arc<T>> {
         let (index, generation) = self.decode(handle)?;
-        let mut slots = self.slots.write();
+        let mut slots = self.write();
         let slot = match slots.all.get_mut(index) {
             Some(slot) if slot.generation == generation => slot,
             _ => return Err(self.bad(handle)),
@@ -159,7 +181,7 @@ mod tests {
             table.remove(next).unwrap();
             old.push(next);
         }
-        assert_eq!(table.slots.read().all.len(), 1, "the slot is used again");
+        assert_eq!(table.read().all.len(), 1, "the slot is used again");
     }
 
     #[test]
@@ -184,7 +206,7 @@ mod tests {
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let table = Table::new(1, "thing", "thing_close");
         table.remove(table.insert(1).unwrap()).unwrap();
-        table.slots.write().all[0].generation = MAX_GENERATION;
+        table.write().all[0].generation = MAX_GENERATION;
         let last = table.insert(2).unwrap();
         table.remove(last).unwrap();
         let fresh = table.insert(3).unwrap();

@@ -13,6 +13,7 @@
 #![allow(clippy::missing_safety_doc)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod fork;
 mod handle;
 mod sized;
 mod text;
@@ -24,18 +25,30 @@ mod opts;
 
 mod send;
 
-mod group;
+mod callbacks;
 
-mod msg;
+mod group_opts;
+
+mod group;
 
 mod settle;
 
+mod msg;
+
+mod browse;
+
+mod report;
+
 mod error;
 
+pub use browse::*;
+pub use callbacks::*;
 pub use error::*;
 pub use group::*;
+pub use group_opts::*;
 pub use msg::*;
 pub use opts::*;
+pub use report::*;
 pub use send::*;
 pub use settle::*;
 pub use store::*;

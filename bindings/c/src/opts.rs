@@ -2,7 +2,7 @@
 
 use crate::sized::SizedStruct;
 use crate::text;
-use engine::{Code, Error, Flush, GroupOptions, Result, Start, StoreOptions};
+use engine::{Code, Error, Flush, Result, StoreOptions, WhenFull};
 use std::ffi::{c_char, c_void};
 use std::mem::size_of;
 use std::ptr;
@@ -15,12 +15,12 @@ pub const KEEPQ_FLUSH_SYNC: i32 = 1;
 /// In shared memory when the call returns: survives the death of every process.
 pub const KEEPQ_FLUSH_ASYNC: i32 = 2;
 
-/// A new group begins at the earliest kept message.
-pub const KEEPQ_START_EARLIEST: i32 = 0;
-/// A new group begins with messages sent after it was made.
-pub const KEEPQ_START_LATEST: i32 = 1;
-/// A new group begins at start_seq.
-pub const KEEPQ_START_SEQUENCE: i32 = 2;
+/// An asynchronous or one-way send for which there is no room waits for it.
+pub const KEEPQ_WHEN_FULL_DEFAULT: i32 = 0;
+/// It waits for room, at most the send's time.
+pub const KEEPQ_WHEN_FULL_WAIT: i32 = 1;
+/// It returns KEEPQ_E_FULL at once. Nothing is stored.
+pub const KEEPQ_WHEN_FULL_REFUSE: i32 = 2;
 
 /// How a store is opened. Start it with KEEPQ_OPEN_OPTS_INIT.
 #[repr(C)]
@@ -48,9 +48,26 @@ pub struct keepq_open_opts {
     pub slots: u32,
     /// 1 = open on a network, FUSE or memory file system all the same, without its guarantees.
     pub allow_unsafe_filesystem: i32,
+    /// 1 = to look only: statistics, browsing, dead letters, keepq_verify. No lock is taken,
+    /// nothing is written or made: what is not there is KEEPQ_E_NOT_FOUND, and whatever would
+    /// change something KEEPQ_E_READ_ONLY.
+    pub read_only: i32,
+    /// How often a send is tried again within its time after a retriable error; 0 = 2, -1 = never,
+    /// at most 100.
+    pub send_retries: i32,
+    /// How many asynchronous and one-way sends of this handle may wait for the disk; 0 = 1024, at
+    /// most 1 Mi.
+    pub max_in_flight: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// How many bytes of bodies they may have; 0 = 64 MiB.
+    pub max_in_flight_bytes: u64,
+    /// Where a new store keeps its shared memory, if not in its own directory: an absolute path,
+    /// best on tmpfs, the same in every process. NULL = in its own directory.
+    pub runtime_dir: *const c_char,
 }
 
-// SAFETY: repr(C), size first; integers only.
+// SAFETY: repr(C), size first; integers and raw pointers.
 unsafe impl SizedStruct for keepq_open_opts {
     const NAME: &'static str = "keepq_open_opts";
     const INIT: Self = Self {
@@ -65,14 +82,23 @@ unsafe impl SizedStruct for keepq_open_opts {
         ring_size: 0,
         slots: 0,
         allow_unsafe_filesystem: 0,
+        read_only: 0,
+        send_retries: 0,
+        max_in_flight: 0,
+        reserved: 0,
+        max_in_flight_bytes: 0,
+        runtime_dir: ptr::null(),
     };
 }
 
 impl keepq_open_opts {
-    pub(crate) fn to_engine(self) -> Result<StoreOptions> {
+    /// # Safety
+    /// `runtime_dir` is NULL or a string.
+    pub(crate) unsafe fn to_engine(self) -> Result<StoreOptions> {
         let mut options = StoreOptions::default()
             .create(flag("create", self.create)?)
             .exist_ok(flag("exist_ok", self.exist_ok)?)
+            .read_only(flag("read_only", self.read_only)?)
             .allow_unsafe_filesystem(flag(
                 "allow_unsafe_filesystem",
                 self.allow_unsafe_filesystem,
@@ -97,6 +123,28 @@ impl keepq_open_opts {
         }
         if self.slots != 0 {
             options = options.slots(self.slots);
+        }
+        match self.send_retries {
+            0 => {}
+            -1 => options = options.send_retries(0),
+            n => {
+                let n = u32::try_from(n).map_err(|_| unknown("send_retries", n))?;
+                options = options.send_retries(n);
+            }
+        }
+        if self.max_in_flight != 0 {
+            options = options.max_in_flight(self.max_in_flight);
+        }
+        if self.max_in_flight_bytes != 0 {
+            options = options.max_in_flight_bytes(self.max_in_flight_bytes);
+        }
+        if self.reserved != 0 {
+            let text = "keepq_open_opts.reserved is not 0; start it with KEEPQ_OPEN_OPTS_INIT";
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        if !self.runtime_dir.is_null() {
+            // SAFETY: the caller's promise.
+            options = options.runtime_dir(unsafe { text::path(self.runtime_dir) }?.to_path_buf());
         }
         Ok(options)
     }
@@ -125,9 +173,9 @@ pub struct keepq_send_opts {
     pub flush: i32,
     /// Later: 0 to 9.
     pub priority: i32,
-    /// Later: what to do when the topic is full.
+    /// KEEPQ_WHEN_FULL_*: what an asynchronous or one-way send does while too many are in flight.
     pub when_full: i32,
-    /// Later: 1 = producer_seq is set.
+    /// 1 = producer_seq is the message's number, 0 = the next one is.
     pub has_producer_seq: i32,
     /// What to find the message by: at most 255 bytes of UTF-8.
     pub key: *const c_char,
@@ -137,11 +185,11 @@ pub struct keepq_send_opts {
     pub order_key: *const c_char,
     /// Later: a message with the same one is not stored again.
     pub dedup_id: *const c_char,
-    /// Later: the name of a producer.
+    /// The named producer that sends it; see keepq_producer_open.
     pub producer: *const c_char,
-    /// n_headers headers.
+    /// n_headers headers; all names and values together have at most 48 KiB.
     pub headers: *const keepq_header,
-    /// How many there are.
+    /// How many there are: at most 1024.
     pub n_headers: usize,
     /// Later: deliver after so much time.
     pub delay_ms: i64,
@@ -151,7 +199,7 @@ pub struct keepq_send_opts {
     pub ttl_ms: i64,
     /// The time the send may take; 0 = as the store was opened with, -1 = for ever.
     pub timeout_ms: i64,
-    /// Later: the message's number from its producer.
+    /// The message's number from its producer, from 0; with has_producer_seq.
     pub producer_seq: u64,
 }
 
@@ -184,23 +232,13 @@ impl keepq_send_opts {
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         let set = [
             ("priority", self.priority != 0),
-            ("when_full", self.when_full != 0),
-            ("has_producer_seq", self.has_producer_seq != 0),
             ("order_key", !self.order_key.is_null()),
             ("dedup_id", !self.dedup_id.is_null()),
-            ("producer", !self.producer.is_null()),
             ("delay_ms", self.delay_ms != 0),
             ("at_ms", self.at_ms != 0),
             ("ttl_ms", self.ttl_ms != 0),
-            ("producer_seq", self.producer_seq != 0),
         ];
-        match set.iter().find(|(_, set)| *set) {
-            None => Ok(()),
-            Some((field, _)) => Err(Error::new(
-                Code::NotSupported,
-                format!("keepq_send_opts.{field} is not part of this version; leave it 0"),
-            )),
-        }
+        refuse(Self::NAME, &set)
     }
 
     /// The headers, borrowed from the caller.
@@ -233,69 +271,25 @@ impl keepq_send_opts {
     }
 }
 
-/// How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct keepq_group_opts {
-    /// sizeof(keepq_group_opts).
-    pub size: usize,
-    /// How long a message stays with its receiver; 0 = 30000.
-    pub lease_ms: i64,
-    /// Deliveries before a message becomes a dead letter; 0 = 16.
-    pub max_attempts: u32,
-    /// KEEPQ_FLUSH_* for acks; the default is async.
-    pub ack_flush: i32,
-    /// 1 = make topic and group where they are missing (INIT), 0 = that is KEEPQ_E_NOT_FOUND.
-    pub create: i32,
-    /// Where a new group begins: KEEPQ_START_*.
-    pub start: i32,
-    /// With KEEPQ_START_SEQUENCE: the sequence.
-    pub start_seq: u64,
-}
-
-// SAFETY: repr(C), size first; integers only.
-unsafe impl SizedStruct for keepq_group_opts {
-    const NAME: &'static str = "keepq_group_opts";
-    const INIT: Self = Self {
-        size: size_of::<Self>(),
-        lease_ms: 0,
-        max_attempts: 0,
-        ack_flush: KEEPQ_FLUSH_DEFAULT,
-        create: 1,
-        start: KEEPQ_START_EARLIEST,
-        start_seq: 0,
-    };
-}
-
-impl keepq_group_opts {
-    pub(crate) fn apply(self, mut options: GroupOptions) -> Result<GroupOptions> {
-        if let Some(lease) = duration("lease_ms", self.lease_ms)? {
-            options = options.lease(lease);
-        }
-        if self.max_attempts != 0 {
-            options = options.max_attempts(self.max_attempts);
-        }
-        if let Some(flush) = flush("ack_flush", self.ack_flush)? {
-            options = options.ack_flush(flush);
-        }
-        match self.start {
-            KEEPQ_START_EARLIEST => {}
-            KEEPQ_START_LATEST => options = options.start(Start::Latest),
-            KEEPQ_START_SEQUENCE => options = options.start(Start::Sequence(self.start_seq)),
-            other => return Err(unknown("start", other)),
-        }
-        Ok(options.create(flag("create", self.create)?))
+/// Refuses the first field that is set.
+pub(crate) fn refuse(name: &str, fields: &[(&str, bool)]) -> Result<()> {
+    match fields.iter().find(|(_, set)| *set) {
+        None => Ok(()),
+        Some((field, _)) => Err(Error::new(
+            Code::NotSupported,
+            format!("{name}.{field} is not part of this version; leave it 0"),
+        )),
     }
 }
 
-fn unknown(field: &str, value: i32) -> Error {
+pub(crate) fn unknown(field: &str, value: i32) -> Error {
     Error::new(
         Code::InvalidArgument,
         format!("{field} = {value} is not a value of it"),
     )
 }
 
-fn flag(field: &str, value: i32) -> Result<bool> {
+pub(crate) fn flag(field: &str, value: i32) -> Result<bool> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -313,8 +307,18 @@ pub(crate) fn flush(field: &str, value: i32) -> Result<Option<Flush>> {
     }
 }
 
+/// A `KEEPQ_WHEN_FULL_*` value; None = the default.
+pub(crate) fn when_full(field: &str, value: i32) -> Result<Option<WhenFull>> {
+    match value {
+        KEEPQ_WHEN_FULL_DEFAULT => Ok(None),
+        KEEPQ_WHEN_FULL_WAIT => Ok(Some(WhenFull::Wait)),
+        KEEPQ_WHEN_FULL_REFUSE => Ok(Some(WhenFull::Refuse)),
+        other => Err(unknown(field, other)),
+    }
+}
+
 /// Milliseconds where 0 means "not set".
-fn duration(field: &str, ms: i64) -> Result<Option<Duration>> {
+pub(crate) fn duration(field: &str, ms: i64) -> Result<Option<Duration>> {
     match u64::try_from(ms) {
         Ok(0) => Ok(None),
         Ok(ms) => Ok(Some(Duration::from_millis(ms))),

@@ -42,13 +42,19 @@ fn check_size<T: SizedStruct>(size: usize) -> Result<usize> {
 /// `from` is NULL or points to as many readable bytes as its first `size_t` says (at least that
 /// one).
 pub(crate) unsafe fn read<T: SizedStruct>(from: *const T) -> Result<T> {
-    let mut value = T::INIT;
     if from.is_null() {
-        return Ok(value);
+        return Ok(T::INIT);
     }
-    let bytes = from.cast::<u8>();
     // SAFETY: the caller vouches for the size field.
     let size = unsafe { from.cast::<usize>().read_unaligned() };
+    // SAFETY: the caller's promise.
+    unsafe { read_as(from.cast(), size) }
+}
+
+/// # Safety
+/// `bytes` points to `size` readable bytes.
+unsafe fn read_as<T: SizedStruct>(bytes: *const u8, size: usize) -> Result<T> {
+    let mut value = T::INIT;
     let known = check_size::<T>(size)?;
     // SAFETY: `known` is at most the caller's size, for which the caller vouches, and at most our
     // own; any bytes make a valid T.
@@ -79,14 +85,23 @@ pub(crate) unsafe fn write<T: SizedStruct>(to: *mut T, value: &T) -> Result<()> 
     // SAFETY: the caller vouches for the size field.
     let size = unsafe { to.cast::<usize>().read_unaligned() };
     let known = check_size::<T>(size)?;
+    // SAFETY: the caller has at least `known` bytes.
+    unsafe { write_as(to.cast(), known, value) };
+    Ok(())
+}
+
+/// Everything but the size.
+///
+/// # Safety
+/// `to` points to `known` writable bytes, at most as many as a T has.
+unsafe fn write_as<T: SizedStruct>(to: *mut u8, known: usize, value: &T) {
     let skip = size_of::<usize>();
     let from = (&raw const *value).cast::<u8>();
     // SAFETY: both sides have at least `known` bytes and are distinct objects.
     unsafe {
         from.add(skip)
-            .copy_to_nonoverlapping(to.cast::<u8>().add(skip), known - skip);
-    }
-    Ok(())
+            .copy_to_nonoverlapping(to.add(skip), known - skip)
+    };
 }
 
 /// Whether the caller's result struct can be written, before anything is done that it would report.
@@ -99,6 +114,61 @@ pub(crate) unsafe fn check_out<T: SizedStruct>(to: *const T) -> Result<()> {
         check_size::<T>(unsafe { to.cast::<usize>().read_unaligned() })?;
     }
     Ok(())
+}
+
+/// The caller's array of structs: the size of its first one is that of all.
+pub(crate) struct Array<T> {
+    first: *mut T,
+    stride: usize,
+    len: usize,
+}
+
+impl<T: SizedStruct> Array<T> {
+    /// None for NULL.
+    ///
+    /// # Safety
+    /// `first` is NULL or points to `len` structs, each as long as the first one's size says, that
+    /// are valid while this lives.
+    pub(crate) unsafe fn new(first: *mut T, len: usize) -> Result<Option<Self>> {
+        if first.is_null() {
+            return Ok(None);
+        }
+        let mut stride = size_of::<T>();
+        if len > 0 {
+            // SAFETY: the caller vouches for the size field of the first of them.
+            stride = unsafe { first.cast::<usize>().read_unaligned() };
+            check_size::<T>(stride)?;
+        }
+        let fits = stride.checked_mul(len).map(isize::try_from);
+        if !matches!(fits, Some(Ok(_))) {
+            let text = format!("{len} of {} are more than memory can hold", T::NAME);
+            return Err(Error::new(Code::LimitExceeded, text));
+        }
+        Ok(Some(Self { first, stride, len }))
+    }
+
+    fn at(&self, index: usize) -> *mut u8 {
+        assert!(index < self.len, "an index within the array");
+        // SAFETY: within the caller's array, which is not longer than memory can be.
+        unsafe { self.first.cast::<u8>().add(index * self.stride) }
+    }
+
+    /// A copy of one of them.
+    pub(crate) fn read(&self, index: usize) -> Result<T> {
+        // SAFETY: the place has `stride` bytes, says the caller of `new`.
+        unsafe { read_as(self.at(index), self.stride) }
+    }
+
+    /// Writes one of them, its size included, so that each can be used alone.
+    pub(crate) fn write(&self, index: usize, value: &T) {
+        let at = self.at(index);
+        let known = self.stride.min(size_of::<T>());
+        // SAFETY: the place has `stride` bytes, says the caller of `new`.
+        unsafe {
+            at.cast::<usize>().write_unaligned(self.stride);
+            write_as(at, known, value);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -165,5 +235,24 @@ mod tests {
         // SAFETY: the array has the 16 bytes it says.
         unsafe { write(words.as_mut_ptr().cast::<Options>(), &value) }.unwrap();
         assert_eq!(words, [16, 1, 99]);
+    }
+
+    #[test]
+    fn an_array_has_the_stride_that_its_first_element_says() {
+        let mut words = [16_usize, 1, 16, 2, 99];
+        // SAFETY: two structs of the 16 bytes that the first one says.
+        let array = unsafe { Array::new(words.as_mut_ptr().cast::<Options>(), 2) };
+        let array = array.unwrap().unwrap();
+        assert_eq!(array.read(1).unwrap().a, 2);
+        let value = Options {
+            size: 24,
+            a: 5,
+            b: 6,
+        };
+        array.write(1, &value);
+        assert_eq!(words, [16, 1, 16, 5, 99]);
+        // SAFETY: refused before anything but the first size is read.
+        let endless = unsafe { Array::new(words.as_mut_ptr().cast::<Options>(), usize::MAX / 8) };
+        assert_eq!(endless.err().map(|e| e.code()), Some(Code::LimitExceeded));
     }
 }

@@ -1,14 +1,16 @@
 //! Opening, flushing and closing a store; the version of the library.
 
+use crate::callbacks::Results;
 use crate::error::{KEEPQ_OK, KEEPQ_TIMEOUT, guard, keepq_rc};
 use crate::handle::Table;
 use crate::opts::{keepq_open_opts, wait};
-use crate::{sized, text};
-use engine::{Code, Error, Result, Store, Topic};
+use crate::{fork, sized, text};
+use engine::{Code, Error, Producer, Result, Store, Topic};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::ffi::c_char;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Major version of this header.
 pub const KEEPQ_VERSION_MAJOR: u32 = 0;
@@ -27,12 +29,36 @@ const TOPICS_AT_HAND: usize = 256;
 
 pub(crate) struct StoreEntry {
     pub(crate) store: Store,
+    /// The process that opened it, by [`fork::here`].
+    process: usize,
     topics: RwLock<HashMap<String, Topic>>,
+    /// Opened by this handle. The engine limits their number.
+    producers: RwLock<HashMap<String, Arc<Producer>>>,
+    pub(crate) results: Arc<Results>,
+    /// Calls of keepq_interrupt.
+    pub(crate) interrupts: Arc<AtomicU64>,
 }
 
-static STORES: Table<StoreEntry> = Table::new(1, "store", "keepq_close");
+pub(crate) static STORES: Table<StoreEntry> = Table::new(1, "store", "keepq_close");
 
 impl StoreEntry {
+    fn new(store: Store) -> Self {
+        Self {
+            store,
+            process: fork::here(),
+            topics: RwLock::default(),
+            producers: RwLock::default(),
+            results: Arc::default(),
+            interrupts: Arc::default(),
+        }
+    }
+
+    /// Whether it was opened before this process was forked. Its locks must not be touched then:
+    /// threads that only the parent has may hold them.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.process != fork::here()
+    }
+
     /// A topic by name; made if it is new. Kept, so that a send does not look it up again.
     pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
         if let Some(topic) = self.topics.read().get(name) {
@@ -46,15 +72,58 @@ impl StoreEntry {
         topics.insert(name.to_owned(), topic.clone());
         Ok(topic)
     }
+
+    /// A named producer; opened if this handle has not done so.
+    pub(crate) fn producer(&self, name: &str) -> Result<Arc<Producer>> {
+        if let Some(producer) = self.producers.read().get(name) {
+            return Ok(Arc::clone(producer));
+        }
+        let mut producers = self.producers.write();
+        // Two that open it at the same time would fence each other.
+        if let Some(producer) = producers.get(name) {
+            return Ok(Arc::clone(producer));
+        }
+        let producer = Arc::new(self.store.producer(name)?);
+        producers.insert(name.to_owned(), Arc::clone(&producer));
+        Ok(producer)
+    }
+
+    /// A named producer, opened again: what others opened is fenced.
+    pub(crate) fn open_producer(&self, name: &str) -> Result<Arc<Producer>> {
+        let mut producers = self.producers.write();
+        let producer = Arc::new(self.store.producer(name)?);
+        producers.insert(name.to_owned(), Arc::clone(&producer));
+        Ok(producer)
+    }
 }
 
 /// The store behind a handle.
 pub(crate) fn store(q: *const keepq) -> Result<Arc<StoreEntry>> {
-    STORES.get(q.addr())
+    let entry = STORES.get(q.addr())?;
+    if entry.is_foreign() {
+        let text = format!(
+            "the store {} was opened before this process was forked; open it again here",
+            entry.store.path().display()
+        );
+        return Err(Error::new(Code::ForkedHandle, text));
+    }
+    Ok(entry)
 }
 
-/// Opens a store: a directory that any number of processes share. Makes it if need be. opts may be
-/// NULL. On success *out is a handle for keepq_close, else NULL.
+/// ======== Stores ========
+///
+/// Opens a store: the directory `path`, which any number of processes share. Makes it, but not its
+/// parent, if need be. opts may be NULL. On success *out is a handle for keepq_close, else NULL. A
+/// process may open a store more than once; each handle then takes part on its own.
+///
+/// What it may have to do: nothing if others have the store open; take over what the last process
+/// left in memory (a warm open, 1 ms); or read the log (after a reboot or a crash: some 100 MB a
+/// second).
+///
+/// Errors: KEEPQ_E_NOT_FOUND (create = 0, or no parent directory), KEEPQ_E_ALREADY_EXISTS,
+/// KEEPQ_E_NOT_A_STORE, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_UNSUPPORTED_FILESYSTEM,
+/// KEEPQ_E_CONFIG_MISMATCH, KEEPQ_E_CORRUPT, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_STORAGE; the
+/// disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_open(
     path: *const c_char,
@@ -67,31 +136,45 @@ pub unsafe extern "C" fn keepq_open(
         *out = std::ptr::null_mut();
         // SAFETY: the caller promises a string.
         let path = unsafe { text::path(path) }?;
-        // SAFETY: the caller promises the struct.
-        let opts = unsafe { sized::read(opts) }?;
-        let store = opts.to_engine()?.open(path)?;
-        let entry = StoreEntry {
-            store,
-            topics: RwLock::default(),
-        };
+        // SAFETY: the caller promises the struct and the strings it points to.
+        let opts = unsafe { sized::read(opts)?.to_engine() }?;
+        fork::install()?;
+        let entry = StoreEntry::new(opts.open(path)?);
         *out = std::ptr::without_provenance_mut(STORES.insert(entry)?);
         Ok(KEEPQ_OK)
     })
 }
 
-/// Flushes what this process sent, and closes. The handle is invalid afterwards even when an error
-/// is returned. Groups and messages of the store can still be closed and freed, nothing else.
+/// Flushes what this process sent, gives back what it received and did not settle, runs the
+/// callbacks that are left on this thread, and closes. Afterwards no callback runs any more and the
+/// handle is invalid, even when an error is returned: then something sent asynchronously may not be
+/// on disk (its callback says so). Calls that other threads are making on the store end with
+/// KEEPQ_E_CLOSED. Groups and messages of the store can still be closed and freed, and what was
+/// read from a message stays valid until then.
+///
+/// From within a callback it works too; callbacks that are left run then before it returns. In a
+/// forked child it forgets the handle and changes nothing.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_close(q: *mut keepq) -> keepq_rc {
     guard(|| {
         let entry = STORES.remove(q.addr())?;
-        entry.store.close()?;
-        Ok(KEEPQ_OK)
+        if entry.is_foreign() {
+            return Ok(KEEPQ_OK);
+        }
+        let closed = entry.store.close();
+        entry.results.close();
+        closed.map(|()| KEEPQ_OK)
     })
 }
 
-/// Waits until everything sent before this call is on disk. timeout_ms: -1 = for ever. Returns
-/// KEEPQ_TIMEOUT when the time was over first.
+/// Waits until everything sent and settled before this call, by anybody, is on disk. timeout_ms:
+/// -1 = for ever, 0 = as far as it is. Returns KEEPQ_TIMEOUT when the time was over first. The
+/// asynchronous sends of this handle have their results then; keepq_dispatch calls back.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_READ_ONLY,
+/// KEEPQ_E_FAILED; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_flush(q: *mut keepq, timeout_ms: i64) -> keepq_rc {
     guard(|| {
@@ -106,6 +189,20 @@ pub unsafe extern "C" fn keepq_flush(q: *mut keepq, timeout_ms: i64) -> keepq_rc
     })
 }
 
+/// Makes every keepq_receive and keepq_receive_batch that waits now, in any thread of this process
+/// on this store, return KEEPQ_E_INTERRUPTED. From a thread, not from a signal handler.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_interrupt(q: *mut keepq) -> keepq_rc {
+    guard(|| {
+        let entry = store(q)?;
+        entry.interrupts.fetch_add(1, Ordering::Release);
+        entry.store.interrupt();
+        Ok(KEEPQ_OK)
+    })
+}
+
 /// The library's version: major << 16 | minor << 8 | patch.
 #[unsafe(no_mangle)]
 pub extern "C" fn keepq_version() -> u32 {
@@ -114,6 +211,8 @@ pub extern "C" fn keepq_version() -> u32 {
 
 /// Behind KEEPQ_CHECK_ABI(): whether a program compiled with the header of this version can use the
 /// library: same major version, and the same minor version while the major one is 0.
+///
+/// Errors: KEEPQ_E_INCOMPATIBLE.
 #[unsafe(no_mangle)]
 pub extern "C" fn keepq_check_abi(header_version: u32) -> keepq_rc {
     guard(|| {

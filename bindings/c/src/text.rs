@@ -10,6 +10,25 @@ pub(crate) fn null(what: &str) -> Error {
     Error::new(Code::InvalidArgument, format!("{what} is NULL"))
 }
 
+/// The caller's place for a result, set to this value; NULL is refused only by [`place`], so that a
+/// bad handle is told first.
+///
+/// # Safety
+/// `ptr` is NULL or a place for a value.
+pub(crate) unsafe fn clear<'a, T>(ptr: *mut T, value: T) -> Option<&'a mut T> {
+    // SAFETY: the caller's promise.
+    let place = unsafe { ptr.as_mut() };
+    place.map(|place| {
+        *place = value;
+        place
+    })
+}
+
+/// A place that must be there.
+pub(crate) fn place<'a, T>(found: Option<&'a mut T>, what: &str) -> Result<&'a mut T> {
+    found.ok_or_else(|| null(what))
+}
+
 /// A string that must be there.
 ///
 /// # Safety

@@ -1,0 +1,139 @@
+/* keepq.hpp: owners that close what they own, errors as exceptions and as results. */
+#include "check.h"
+
+#include "keepq.hpp"
+
+#include <algorithm>
+
+using namespace std::chrono_literals;
+
+static void sends_and_receives(void **) {
+    kq::store store(place("basics"));
+    kq::send_options opts;
+    opts.key = "user-42";
+    opts.headers = {{"source", "web"}, {"empty", ""}};
+    keepq_sent sent = store.send("orders", std::string_view("he\0lo", 5), opts);
+    assert_true(sent.durable == 1 && sent.seq == 0);
+    kq::group billing = store.group("orders", "billing");
+    std::optional<kq::message> msg = billing.receive(5s);
+    assert_true(msg.has_value());
+    assert_true(msg->body() == std::string_view("he\0lo", 5) && msg->id() == sent.id);
+    assert_true(msg->key() == "user-42" && !msg->tag() && msg->topic() == "orders");
+    assert_true(msg->header("source") == "web" && msg->header("empty") == "");
+    assert_true(!msg->header("none") && msg->headers().size() == 2);
+    assert_true(msg->headers()[0].first == "source" && msg->attempt() == 1);
+    assert_true(msg->sent_at() > std::chrono::system_clock::now() - 1h);
+    msg->extend(1min);
+    msg->ack();
+    assert_false(billing.receive(0ms).has_value());
+    store.close();
+}
+
+static void a_message_that_is_destroyed_unsettled_is_given_back(void **) {
+    kq::store store(place("given back"));
+    kq::group group = store.group("t", "g");
+    store.send("t", "x");
+    group.receive(5s);
+    std::optional<kq::message> again = group.receive(5s);
+    assert_true(again && again->attempt() == 2);
+    kq::message moved = std::move(*again);
+    assert_null(again->get());
+    moved.reject("no good");
+    std::vector<kq::message> dead = group.dead_letters();
+    assert_true(dead.size() == 1 && dead[0].body() == "x");
+    assert_string_equal(dead[0].dead_info().reason, "no good");
+    assert_int_equal(group.purge_dead_letters(), 1);
+    assert_int_equal(group.stats().dead, 0);
+}
+
+static void errors_are_exceptions_or_results(void **) {
+    keepq_open_opts opts = KEEPQ_OPEN_OPTS_INIT;
+    opts.create = 0;
+    const std::string missing = place("missing");
+    bool thrown = false;
+    try {
+        kq::store store(missing, &opts);
+    } catch (const kq::error &e) {
+        thrown = e.rc() == KEEPQ_E_NOT_FOUND && e.name() == "NotFound" && e.path() == missing &&
+                 std::string(e.what()).find("KQ-102") != std::string::npos && !e.retriable();
+    }
+    assert_true(thrown);
+    kq::result<kq::store> opened = kq::store::try_open(missing, &opts);
+    assert_true(!opened && opened.error().rc() == KEEPQ_E_NOT_FOUND);
+    kq::store store(place("errors"));
+    kq::result<keepq_sent> sent = store.try_send("a/b", "x");
+    assert_true(!sent && sent.error().outcome() == KEEPQ_OUTCOME_NOT_STORED);
+    sent = store.try_send("t", "x");
+    assert_true(bool(sent) && sent.value().seq == 0);
+    kq::group group = store.group("t", "g");
+    std::optional<kq::message> msg = group.receive(5s);
+    msg->ack();
+    assert_int_equal(msg->try_ack().error().rc(), KEEPQ_E_LEASE_LOST);
+    kq::store nothing;
+    assert_int_equal(nothing.try_send("t", "x").error().rc(), KEEPQ_E_BAD_HANDLE);
+}
+
+static void callbacks_are_functions_and_may_throw(void **) {
+    kq::store store(place("callbacks"));
+    int on_disk = 0;
+    for (int i = 0; i < 10; i++) {
+        store.send_async("t", "x", [&](kq::result<keepq_sent> sent) {
+            on_disk += sent.value().durable;
+        });
+    }
+    assert_true(store.fd() >= 0);
+    while (on_disk < 10) store.dispatch(10s);
+    assert_false(store.dispatch());
+    assert_false(bool(store.try_send_async("a/b", "x", [&](auto) { on_disk = -1; })));
+    store.send_async("t", "x", [](auto) { throw std::runtime_error("on purpose"); });
+    assert_true(store.flush(10s));
+    bool thrown = false;
+    try {
+        while (!store.dispatch(10s)) {
+        }
+    } catch (const std::runtime_error &e) {
+        thrown = std::string(e.what()) == "on purpose";
+    }
+    assert_true(thrown);
+    store.send_async("t", "x", [&](kq::result<keepq_sent> sent) { on_disk += bool(sent); });
+    store.send_oneway("t", "y");
+    store.close();
+    assert_int_equal(on_disk, 11);
+}
+
+static void the_rest_of_the_interface(void **) {
+    kq::store store(place("rest"));
+    assert_int_equal(store.producer_open("loader"), 0);
+    kq::send_options opts;
+    opts.producer = "loader";
+    opts.producer_seq = 0;
+    assert_int_equal(store.send("t", "one", opts).duplicate, 0);
+    assert_int_equal(store.send("t", "one", opts).duplicate, 1);
+    store.send("t", "two");
+    std::vector<kq::message> seen = store.browse("t");
+    assert_true(seen.size() == 2 && seen[1].body() == "two");
+    kq::group group = store.group("t", "g");
+    keepq_group_opts change = KEEPQ_GROUP_OPTS_INIT;
+    change.max_attempts = 3;
+    group.configure(change);
+    assert_true(group.fd() >= 0);
+    std::vector<kq::message> both = group.receive_batch(10, 5s);
+    std::vector<kq::message> more;
+    if (both.size() < 2) more = group.receive_batch(10, 5s);
+    assert_int_equal(both.size() + more.size(), 2);
+    store.ack(std::string(*both[0].receipt()));
+    assert_int_equal(both[0].try_nack().error().rc(), KEEPQ_E_LEASE_LOST);
+    assert_true(store.stats().groups == 1);
+    group.close();
+}
+
+int main() {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sends_and_receives),
+        cmocka_unit_test(a_message_that_is_destroyed_unsettled_is_given_back),
+        cmocka_unit_test(errors_are_exceptions_or_results),
+        cmocka_unit_test(callbacks_are_functions_and_may_throw),
+        cmocka_unit_test(the_rest_of_the_interface),
+    };
+    return cmocka_run_group_tests_name("cxx", tests, nullptr, nullptr);
+}
