@@ -4,15 +4,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, final
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, final
+
+from typing_extensions import disjoint_base
 
 from ._errors import Error
 from ._types import (
     Backoff,
     BytesLike,
+    CodecName,
     Duration,
     Flush,
+    GroupConfig,
     GroupStats,
     Msg,
     RecoveryReport,
@@ -23,7 +27,12 @@ from ._types import (
 )
 
 __all__ = [
+    "Browse",
+    "Browsed",
+    "DeadLetter",
+    "DeadLetters",
     "Group",
+    "KeepAlive",
     "Message",
     "Producer",
     "SendMany",
@@ -37,6 +46,8 @@ __all__ = [
 ]
 
 __version__: str
+
+_Item = TypeVar("_Item", bound=Browsed, covariant=True)
 
 def open(
     path: str | os.PathLike[str],
@@ -55,6 +66,7 @@ def open(
     segment_size: int | None = None,
     ring_size: int | None = None,
     slots: int | None = None,
+    codec: CodecName | None = None,
     allow_unsafe_filesystem: bool = False,
 ) -> Store: ...
 def cli_main(argv: Sequence[str]) -> int: ...
@@ -71,6 +83,7 @@ class Store:
         name: str,
         *,
         flush: Flush | None = None,
+        codec: CodecName | None = None,
         create: bool = True,
         retain: None = None,
         max_bytes: None = None,
@@ -87,6 +100,7 @@ class Store:
         ack_flush: Flush | None = None,
         backoff: Backoff | None = None,
         start: Literal["earliest", "latest"] | int | datetime | None = None,
+        codec: CodecName | None = None,
         create: bool = True,
         tags: None = None,
         ordered: None = None,
@@ -97,6 +111,7 @@ class Store:
     def flush(self, timeout: Duration | None = None) -> None: ...
     def stats(self) -> StoreStats: ...
     def verify(self) -> VerifyReport: ...
+    def find(self, id: str) -> Browsed | None: ...
     def ack(self, receipt: str) -> None: ...
     def nack(self, receipt: str, delay: Duration | None = None) -> None: ...
     def reject(self, receipt: str, reason: str) -> None: ...
@@ -117,7 +132,7 @@ class Topic:
     def name(self) -> str: ...
     def send(
         self,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -133,7 +148,7 @@ class Topic:
     ) -> SendResult: ...
     def send_async(
         self,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -152,7 +167,7 @@ class Topic:
     ) -> Future[SendResult]: ...
     def send_oneway(
         self,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -169,11 +184,19 @@ class Topic:
     ) -> None: ...
     def send_many(
         self,
-        messages: Iterable[BytesLike | Msg],
+        messages: Iterable[BytesLike | Msg | Any],
         *,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
     ) -> SendMany: ...
+    def browse(
+        self,
+        *,
+        start: Literal["earliest"] | int | None = None,
+        last: int | None = None,
+        limit: int | None = None,
+        key: None = None,
+    ) -> Browse[Browsed]: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
 
@@ -186,7 +209,7 @@ class Producer:
     def send(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -198,7 +221,7 @@ class Producer:
     def send_async(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -213,7 +236,7 @@ class Producer:
     def send_oneway(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: BytesLike | Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -226,7 +249,7 @@ class Producer:
     def send_many(
         self,
         topic: str | Topic,
-        messages: Iterable[BytesLike | Msg],
+        messages: Iterable[BytesLike | Msg | Any],
         *,
         first: int | None = None,
         flush: Flush | None = None,
@@ -268,6 +291,17 @@ class Group:
     ) -> list[Message]: ...
     def fileno(self) -> int: ...
     def ack_many(self, messages: Sequence[Message]) -> None: ...
+    @property
+    def dlq(self) -> DeadLetters: ...
+    def config(self) -> GroupConfig: ...
+    def configure(
+        self,
+        *,
+        lease: Duration | None = None,
+        max_attempts: int | None = None,
+        ack_flush: Flush | None = None,
+        backoff: Backoff | None = None,
+    ) -> GroupConfig: ...
     def stats(self) -> GroupStats: ...
     def qsize(self) -> int: ...
     def close(self) -> None: ...
@@ -285,6 +319,8 @@ class Group:
 class Message:
     @property
     def body(self) -> bytes: ...
+    @property
+    def value(self) -> Any: ...
     @property
     def id(self) -> str: ...
     @property
@@ -311,6 +347,7 @@ class Message:
     def nack(self, delay: Duration | None = None) -> None: ...
     def reject(self, reason: str) -> None: ...
     def extend(self, lease: Duration) -> None: ...
+    def keep_alive(self, lease: Duration | None = None) -> KeepAlive: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -318,3 +355,68 @@ class Message:
         _exc: BaseException | None,
         _traceback: TracebackType | None,
     ) -> bool: ...
+
+@final
+class KeepAlive:
+    def __enter__(self) -> Message: ...
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> bool: ...
+
+@disjoint_base
+class Browsed:
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def tag(self) -> str | None: ...
+    @property
+    def headers(self) -> dict[str, bytes]: ...
+    @property
+    def sent_at(self) -> datetime: ...
+    @property
+    def producer(self) -> str | None: ...
+    @property
+    def producer_seq(self) -> int | None: ...
+    @property
+    def damage(self) -> Error | None: ...
+
+@final
+class DeadLetter(Browsed):
+    @property
+    def topic_seq(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def rejected(self) -> bool: ...
+    @property
+    def dead_at(self) -> datetime: ...
+
+@final
+class DeadLetters:
+    def browse(self, limit: int | None = None, *, start: int = 0) -> Browse[DeadLetter]: ...
+    def get(self, id: str) -> DeadLetter | None: ...
+    def purge(self, which: DeadLetter | str | None = None) -> int: ...
+    def __iter__(self) -> Browse[DeadLetter]: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+
+@final
+class Browse(Generic[_Item]):
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _Item: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from array import array
@@ -18,6 +18,7 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
 WhenFull: TypeAlias = Literal["block", "raise"]
+CodecName: TypeAlias = Literal["json", "msgpack", "str", "pickle"]
 
 
 class SendStatus(enum.Enum):
@@ -33,7 +34,8 @@ class SendStatus(enum.Enum):
 class Msg:
     """A message for send_many, with the options of send."""
 
-    body: BytesLike
+    body: BytesLike | Any
+    """Bytes-like; for a topic with a codec, what that encodes."""
     key: str | None = None
     tag: str | None = None
     headers: Mapping[str, BytesLike] | None = None
@@ -56,6 +58,19 @@ class Backoff:
     factor: float = 2
     max: Duration = 600
     jitter: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """The options of a group, as they are stored."""
+
+    lease: float
+    """Seconds that a message stays with its receiver."""
+    max_attempts: int
+    """Deliveries until a message becomes a dead letter."""
+    backoff: Backoff
+    ack_flush: Flush
+    """Whether acks are on disk when they return."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 //! Arguments: durations, bytes, headers, flush modes, messages.
 
 use crate::error;
+use crate::value::{self, Codec};
 use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -134,17 +135,22 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// A body with nothing else.
-    fn plain(body: Buffer) -> Self {
-        Self {
+    /// A body with nothing but headers.
+    fn plain(
+        codec: Option<&Codec>,
+        body: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let (body, headers) = value::encoded(codec, body, headers)?;
+        Ok(Self {
             body,
             key: None,
             tag: None,
-            headers: None,
+            headers,
             flush: None,
             timeout: None,
             when_full: None,
-        }
+        })
     }
 
     /// What the engine takes, borrowed from this.
@@ -161,24 +167,24 @@ impl Outgoing {
         }
     }
 
-    /// An item of `send_many`: bytes-like, or a `keepq.Msg`.
-    pub(crate) fn from_item(item: &Bound<'_, PyAny>) -> PyResult<Self> {
+    /// An item of `send_many`: a body, or a `keepq.Msg`.
+    fn from_item(item: &Bound<'_, PyAny>, codec: Option<&Codec>) -> PyResult<Self> {
         let py = item.py();
         if !item.is_instance(msg_class(py)?)? {
-            return Ok(Self::plain(item.extract()?));
+            return Self::plain(codec, item, None);
         }
         for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
             error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
         }
         let flush: Option<FlushMode> = item.getattr("flush")?.extract()?;
         let timeout: Option<Seconds> = item.getattr("timeout")?.extract()?;
+        let headers: Option<Bound<'_, PyAny>> = item.getattr("headers")?.extract()?;
         Ok(Self {
             key: item.getattr("key")?.extract()?,
             tag: item.getattr("tag")?.extract()?,
-            headers: item.getattr("headers")?.extract()?,
             flush: flush.map(|f| f.0),
             timeout: timeout.map(|s| s.0),
-            ..Self::plain(item.getattr("body")?.extract()?)
+            ..Self::plain(codec, &item.getattr("body")?, headers.as_ref())?
         })
     }
 }
@@ -192,6 +198,7 @@ fn msg_class<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
 /// does not say itself is `flush` and `timeout`.
 pub(crate) fn outgoing(
     items: &Bound<'_, PyAny>,
+    codec: Option<&Codec>,
     flush: Option<Flush>,
     timeout: Timeout,
 ) -> PyResult<Vec<Outgoing>> {
@@ -200,7 +207,7 @@ pub(crate) fn outgoing(
         return Err(PyTypeError::new_err(text));
     }
     let make = |item: PyResult<Bound<'_, PyAny>>| {
-        let mut message = Outgoing::from_item(&item?)?;
+        let mut message = Outgoing::from_item(&item?, codec)?;
         message.flush = message.flush.or(flush);
         message.timeout = message.timeout.or(timeout.for_engine());
         Ok(message)

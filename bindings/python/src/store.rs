@@ -1,14 +1,17 @@
 //! Opening and using a store.
 
 use crate::args::{FlushMode, Given, Seconds, Timeout};
+use crate::browse::Browsed;
 use crate::error::{OrRaise, new, refuse};
 use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
+use crate::keep_alive::Leases;
 use crate::kept::Kept;
 use crate::producer::Producer;
 use crate::sends::{self, Sends};
 use crate::topic::Topic;
+use crate::value::Codec;
 use crate::{report, wait};
-use engine::{Code, Receipt, Result, StoreOptions};
+use engine::{Code, MessageId, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -18,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long a send may take where nothing else is said.
-const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many asynchronous sends may be in flight where nothing else is said.
 const MAX_IN_FLIGHT: u32 = 1024;
 
@@ -27,6 +30,7 @@ const MAX_IN_FLIGHT: u32 = 1024;
 pub(crate) struct Opened {
     pub(crate) store: engine::Store,
     pub(crate) sends: Arc<Sends>,
+    pub(crate) leases: Arc<Leases>,
     /// The process that opened it.
     pid: u32,
 }
@@ -51,6 +55,7 @@ impl How {
         Ok(Opened {
             store: options.open(path)?,
             sends: Sends::new(self.max_in_flight),
+            leases: Arc::default(),
             pid: std::process::id(),
         })
     }
@@ -70,6 +75,7 @@ pub(crate) struct Store {
     path: PathBuf,
     how: How,
     given: Py<PyDict>,
+    codec: Option<Codec>,
     /// There until it is dropped.
     kept: Option<Kept<Opened>>,
     closed: AtomicBool,
@@ -83,7 +89,9 @@ pub(crate) struct Store {
 /// the death of every process, and on disk within flush_interval seconds. send_timeout: seconds
 /// that a send may take over all its attempts (None = for ever); send_retries: how many attempts
 /// follow the first after an error that may pass. max_in_flight, max_in_flight_bytes: the most
-/// asynchronous sends, and bytes of their bodies, that wait for their results at a time.
+/// asynchronous sends, and bytes of their bodies, that wait for their results at a time. codec, of
+/// topics and groups that name none: "json", "msgpack", "str" or "pickle"; with one, sends take
+/// values instead of bytes and Message.value gives them back.
 ///
 /// Fixed when the store is made, ConfigMismatch when another value is given later: mode, permission
 /// bits of its files (0o660 with a set-group-id directory shares it within a group); runtime_dir,
@@ -98,11 +106,12 @@ pub(crate) struct Store {
     signature = (path, *, create=true, exist_ok=true, flush=None, mode=None, read_only=false,
                  runtime_dir=None, send_timeout=Timeout::Default, send_retries=None,
                  max_in_flight=None, max_in_flight_bytes=None, flush_interval=None,
-                 segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false),
+                 segment_size=None, ring_size=None, slots=None, codec=None,
+                 allow_unsafe_filesystem=false),
     text_signature = "(path, *, create=True, exist_ok=True, flush='sync', mode=0o600, \
                       read_only=False, runtime_dir=None, send_timeout=3, send_retries=2, \
                       max_in_flight=1024, max_in_flight_bytes=67108864, flush_interval=0.01, \
-                      segment_size=None, ring_size=None, slots=None, \
+                      segment_size=None, ring_size=None, slots=None, codec=None, \
                       allow_unsafe_filesystem=False)"
 )]
 #[allow(clippy::too_many_arguments)] // They are named ones in Python.
@@ -123,8 +132,10 @@ pub(crate) fn open(
     segment_size: Option<u64>,
     ring_size: Option<u64>,
     slots: Option<u32>,
+    codec: Option<&Bound<'_, PyAny>>,
     allow_unsafe_filesystem: bool,
 ) -> PyResult<Store> {
+    let codec = Codec::of(codec, None)?;
     let mut options = StoreOptions::default()
         .create(create)
         .exist_ok(exist_ok)
@@ -167,6 +178,7 @@ pub(crate) fn open(
         .note("segment_size", segment_size)?
         .note("ring_size", ring_size)?
         .note("slots", slots)?
+        .note("codec", codec.as_ref().map(|codec| codec.name(py)))?
         .note(
             "allow_unsafe_filesystem",
             allow_unsafe_filesystem.then_some(true),
@@ -186,6 +198,7 @@ pub(crate) fn open(
         path,
         how,
         given: given.done(),
+        codec,
         kept: Some(Kept::new(opened)),
         closed: AtomicBool::new(false),
     })
@@ -206,7 +219,7 @@ impl Store {
     }
 
     /// The store as this process has it open.
-    fn current(&self, py: Python<'_>) -> PyResult<Opened> {
+    pub(crate) fn current(&self, py: Python<'_>) -> PyResult<Opened> {
         let opened = self.kept().now();
         if opened.is_ours() {
             return Ok(opened);
@@ -221,6 +234,10 @@ impl Store {
             return Err(new(py, Code::Closed, text));
         }
         py.detach(|| self.how.again()).or_raise(py)
+    }
+
+    pub(crate) fn codec(&self) -> Option<&Codec> {
+        self.codec.as_ref()
     }
 
     /// How long a send may take.
@@ -254,15 +271,16 @@ impl Store {
         report::recovery(py, self.kept().now().store.recovery())
     }
 
-    /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise.
-    /// create=False: a missing one is NotFound. Raises InvalidName.
-    #[pyo3(signature = (name, *, flush=None, create=true, retain=None, max_bytes=None,
-                        max_messages=None, when_full=None))]
+    /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise,
+    /// codec what they encode values with (see keepq.open). create=False: a missing one is NotFound. Raises InvalidName.
+    #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None,
+                        max_bytes=None, max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn topic(
         slf: Bound<'_, Self>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
+        codec: Option<&Bound<'_, PyAny>>,
         create: bool,
         retain: Option<&Bound<'_, PyAny>>,
         max_bytes: Option<&Bound<'_, PyAny>>,
@@ -276,7 +294,7 @@ impl Store {
             ("when_full", when_full.is_some()),
         ];
         refuse(slf.py(), &options)?;
-        Topic::open(&slf, name, flush, create)
+        Topic::open(&slf, name, flush, codec, create)
     }
 
     /// A consumer group of a topic; both are made if need be.
@@ -286,10 +304,11 @@ impl Store {
     /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest", a
     /// sequence, or an aware datetime (the first message sent then or later). Options are stored
     /// when the group is made; a different explicit value later raises ConfigMismatch. create=False:
-    /// what is missing is NotFound.
+    /// what is missing is NotFound. codec decodes Message.value where the message does not say what
+    /// it is (see keepq.open); it belongs to this handle.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
-                        backoff=None, start=None, create=true, tags=None, ordered=None,
-                        broadcast=None, max_outstanding=None))]
+                        backoff=None, start=None, codec=None, create=true, tags=None,
+                        ordered=None, broadcast=None, max_outstanding=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn group(
         slf: Bound<'_, Self>,
@@ -300,6 +319,7 @@ impl Store {
         ack_flush: Option<FlushMode>,
         backoff: Option<BackoffArg>,
         start: Option<StartArg>,
+        codec: Option<&Bound<'_, PyAny>>,
         create: bool,
         tags: Option<&Bound<'_, PyAny>>,
         ordered: Option<&Bound<'_, PyAny>>,
@@ -321,7 +341,7 @@ impl Store {
             start,
             create,
         };
-        Group::open(slf, topic, name, args)
+        Group::open(slf, topic, name, args, codec)
     }
 
     /// A named producer, made if it is new; its older handles are fenced. It is not for forked
@@ -367,6 +387,14 @@ impl Store {
         report::verify(py, &found)
     }
 
+    /// The message with this id, read without being claimed: a keepq.Browsed; None if no topic keeps
+    /// it.
+    fn find(&self, py: Python<'_>, id: PyBackedStr) -> PyResult<Option<Browsed>> {
+        let id: MessageId = id.parse::<MessageId>().or_raise(py)?;
+        let found = self.call(py, |opened| opened.store.find(id))?;
+        Ok(found.map(Browsed::new))
+    }
+
     /// Acknowledges a message by its receipt, also one received by another process. Raises LeaseLost
     /// when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
@@ -406,7 +434,11 @@ impl Store {
             // What a parent has open is not for its child to close.
             return Ok(());
         }
-        let closed = match py.detach(|| opened.store.close()) {
+        let close = || {
+            opened.leases.stop();
+            opened.store.close()
+        };
+        let closed = match py.detach(close) {
             Err(error) if error.code() == Code::Closed => Ok(()),
             result => result,
         };
@@ -456,11 +488,14 @@ impl Drop for Store {
         let Some(kept) = self.kept.take() else { return };
         let opened = kept.now();
         let ours = opened.is_ours();
-        let sends = Arc::clone(&opened.sends);
+        let (sends, leases) = (Arc::clone(&opened.sends), Arc::clone(&opened.leases));
         // The last handle closes the store, which takes its time: not under the GIL, if there is
         // still one.
         Python::try_attach(|py| {
             py.detach(|| {
+                if ours {
+                    leases.stop();
+                }
                 drop(opened);
                 drop(kept);
                 if ours {

@@ -1,12 +1,16 @@
 //! Topics: sending.
 
-use crate::args::{Buffer, FlushMode, Given, Headers, Outgoing, Timeout, WhenFullArg, outgoing};
-use crate::error::{OrRaise, refuse};
+use crate::args::{FlushMode, Given, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::browse::Browse;
+use crate::error::{self, OrRaise, refuse};
+use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
-use crate::store::Store;
-use engine::{Code, Flush, Pending, Result, Sent, WhenFull};
+use crate::store::{SEND_TIMEOUT, Store};
+use crate::value::{self, Codec};
+use crate::wait;
+use engine::{Code, Flush, Pending, Result, Sent, Start, WhenFull};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
@@ -30,6 +34,7 @@ pub(crate) struct Topic {
     name: PyBackedStr,
     /// What sends of this handle do unless they say otherwise.
     pub(crate) flush: Option<Flush>,
+    pub(crate) codec: Option<Codec>,
 }
 
 /// Refuses options of later versions: none is ignored silently.
@@ -46,8 +51,10 @@ impl Topic {
         store: &Bound<'_, Store>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
+        codec: Option<&Bound<'_, PyAny>>,
         create: bool,
     ) -> PyResult<Self> {
+        let codec = Codec::of(codec, store.get().codec())?;
         let opened = store.get().call(store.py(), |opened| {
             let topic = if create {
                 opened.store.topic(&name)
@@ -64,6 +71,7 @@ impl Topic {
             store: store.clone().unbind(),
             name,
             flush: flush.map(|f| f.0),
+            codec,
         })
     }
 
@@ -93,6 +101,21 @@ impl Topic {
     /// The engine's handle as it is now; in a forked child perhaps still that of the parent.
     pub(crate) fn now(&self) -> engine::Topic {
         self.kept.now().topic
+    }
+
+    /// Sends with a long time-out: waits for the disk in slices, so that Ctrl-C ends the wait.
+    fn send_patiently(&self, py: Python<'_>, out: &Outgoing) -> PyResult<SendResult> {
+        let pending = self.call(py, |topic| topic.send_message_async(&out.out()))?;
+        let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
+        // It ends by the send's own time-out.
+        match wait::in_slices(py, None, step)? {
+            Some(sent) => Ok(SendResult::new(sent)),
+            None => Err(error::new(
+                py,
+                Code::Internal,
+                "a send ended without a result",
+            )),
+        }
     }
 
     /// Sends without waiting for the disk: `start` makes the send. Gives its future.
@@ -185,7 +208,7 @@ impl Topic {
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like, at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
+    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
     /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
     /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
     /// left out: as the store was opened with.
@@ -204,10 +227,10 @@ impl Topic {
     fn send(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -218,6 +241,7 @@ impl Topic {
         timeout: Timeout,
     ) -> PyResult<SendResult> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -227,6 +251,10 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: None,
         };
+        let time = out.timeout.unwrap_or(self.store.get().send_timeout());
+        if time > SEND_TIMEOUT {
+            return self.send_patiently(py, &out);
+        }
         let sent = self.call(py, |topic| topic.send_message(&out.out()))?;
         Ok(SendResult::new(sent))
     }
@@ -255,10 +283,10 @@ impl Topic {
     fn send_async(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -272,6 +300,7 @@ impl Topic {
         on_exception: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -303,10 +332,10 @@ impl Topic {
     fn send_oneway(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -318,6 +347,7 @@ impl Topic {
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -329,10 +359,12 @@ impl Topic {
         };
         self.call(py, |topic| {
             // A one-way send tells nobody that its handle is a parent's, so this is asked first.
-            if let Err(e) = topic.bounds() {
-                if e.code() == Code::ForkedHandle {
-                    return Err(e);
-                }
+            let asked = topic.bounds().map(|_| ());
+            if asked
+                .as_ref()
+                .is_err_and(|e| e.code() == Code::ForkedHandle)
+            {
+                return asked;
             }
             topic.send_message_oneway(&out.out());
             Ok(())
@@ -353,12 +385,47 @@ impl Topic {
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendMany> {
-        let messages = outgoing(messages, flush.map(|f| f.0).or(self.flush), timeout)?;
+        let messages = outgoing(
+            messages,
+            self.codec.as_ref(),
+            flush.map(|f| f.0).or(self.flush),
+            timeout,
+        )?;
         self.call(py, |topic| {
             let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
             sent_by_us(topic.send_many(&out))
         })
         .map(SendMany::new)
+    }
+
+    /// Looks at the messages that are kept, the earliest first, without claiming them: an iterator
+    /// of keepq.Browsed, of at most limit. start: "earliest" or a sequence; last=n begins with the
+    /// last n instead.
+    #[pyo3(signature = (*, start=None, last=None, limit=None, key=None))]
+    fn browse(
+        &self,
+        py: Python<'_>,
+        start: Option<StartArg>,
+        last: Option<u64>,
+        limit: Option<u64>,
+        key: Later<'_, '_>,
+    ) -> PyResult<Browse> {
+        refuse(py, &[("key", key.is_some())])?;
+        let from = match (start.map(|s| s.0), last) {
+            (Some(_), Some(_)) => Err("browse takes start or last, not both"),
+            (None | Some(Start::Earliest), _) => Ok(0),
+            (Some(Start::Sequence(seq)), _) => Ok(seq),
+            (Some(_), _) => Err("browse starts at 'earliest' or a sequence (an int from 0)"),
+        };
+        let from = from.map_err(|text| error::new(py, Code::InvalidArgument, text))?;
+        let walk = self.call(py, |topic| {
+            topic.bounds()?;
+            match last {
+                Some(n) => topic.browse().last(n),
+                None => Ok(topic.browse().from(from)),
+            }
+        })?;
+        Ok(Browse::of_topic(walk, limit))
     }
 
     /// How many messages of the topic are kept.
@@ -374,7 +441,9 @@ impl Topic {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let again = py.import("keepq._handles")?.getattr("topic")?;
-        let options = Given::new(py).note("flush", self.flush.map(FlushMode))?;
+        let options = Given::new(py)
+            .note("flush", self.flush.map(FlushMode))?
+            .note("codec", self.codec.as_ref().map(|codec| codec.name(py)))?;
         let store = self.store.clone_ref(py);
         (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
     }
