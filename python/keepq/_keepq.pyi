@@ -9,16 +9,15 @@ from typing import Any, Generic, Literal, Self, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+from ._codecs import CodecName
 from ._errors import Error
 from ._types import (
     Backoff,
     BytesLike,
-    CodecName,
     Duration,
     Flush,
     GroupConfig,
     GroupStats,
-    Msg,
     RecoveryReport,
     SendStatus,
     StoreStats,
@@ -66,8 +65,8 @@ def open(
     segment_size: int | None = None,
     ring_size: int | None = None,
     slots: int | None = None,
-    codec: CodecName | None = None,
     allow_unsafe_filesystem: bool = False,
+    codec: CodecName | None = None,
 ) -> Store: ...
 def cli_main(argv: Sequence[str]) -> int: ...
 def codes() -> dict[int, tuple[str, bool]]: ...
@@ -132,7 +131,7 @@ class Topic:
     def name(self) -> str: ...
     def send(
         self,
-        body: BytesLike | Any,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -148,7 +147,7 @@ class Topic:
     ) -> SendResult: ...
     def send_async(
         self,
-        body: BytesLike | Any,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -167,7 +166,7 @@ class Topic:
     ) -> Future[SendResult]: ...
     def send_oneway(
         self,
-        body: BytesLike | Any,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -184,7 +183,7 @@ class Topic:
     ) -> None: ...
     def send_many(
         self,
-        messages: Iterable[BytesLike | Msg | Any],
+        messages: Iterable[Any],
         *,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
@@ -209,7 +208,7 @@ class Producer:
     def send(
         self,
         topic: str | Topic,
-        body: BytesLike | Any,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -221,7 +220,7 @@ class Producer:
     def send_async(
         self,
         topic: str | Topic,
-        body: BytesLike | Any,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -236,7 +235,7 @@ class Producer:
     def send_oneway(
         self,
         topic: str | Topic,
-        body: BytesLike | Any,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -249,7 +248,7 @@ class Producer:
     def send_many(
         self,
         topic: str | Topic,
-        messages: Iterable[BytesLike | Msg | Any],
+        messages: Iterable[Any],
         *,
         first: int | None = None,
         flush: Flush | None = None,
@@ -258,6 +257,14 @@ class Producer:
 
 @final
 class SendResult:
+    def __new__(
+        cls,
+        id: str,
+        seq: int | None,
+        status: SendStatus,
+        durable: bool,
+        duplicate: bool,
+    ) -> Self: ...
     @property
     def id(self) -> str: ...
     @property
@@ -269,6 +276,7 @@ class SendResult:
     @property
     def duplicate(self) -> bool: ...
     def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
 
 @final
 class SendMany:

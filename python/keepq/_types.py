@@ -18,7 +18,6 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
 WhenFull: TypeAlias = Literal["block", "raise"]
-CodecName: TypeAlias = Literal["json", "msgpack", "str", "pickle"]
 
 
 class SendStatus(enum.Enum):
@@ -32,10 +31,10 @@ class SendStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Msg:
-    """A message for send_many, with the options of send."""
+    """A message for send_many, with the options of send. The body is bytes-like, or what the codec
+    of the handle takes."""
 
-    body: BytesLike | Any
-    """Bytes-like; for a topic with a codec, what that encodes."""
+    body: Any
     key: str | None = None
     tag: str | None = None
     headers: Mapping[str, BytesLike] | None = None

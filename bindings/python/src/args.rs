@@ -1,7 +1,7 @@
 //! Arguments: durations, bytes, headers, flush modes, messages.
 
+use crate::codec::{Codec, encoded};
 use crate::error;
-use crate::value::{self, Codec};
 use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -137,11 +137,11 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// A body with nothing but headers.
     fn plain(
-        codec: Option<&Codec>,
+        codec: Option<Codec>,
         body: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let (body, headers) = value::encoded(codec, body, headers)?;
+        let (body, headers) = encoded(codec, body, headers)?;
         Ok(Self {
             body,
             key: None,
@@ -168,7 +168,7 @@ impl Outgoing {
     }
 
     /// An item of `send_many`: a body, or a `keepq.Msg`.
-    fn from_item(item: &Bound<'_, PyAny>, codec: Option<&Codec>) -> PyResult<Self> {
+    fn from_item(item: &Bound<'_, PyAny>, codec: Option<Codec>) -> PyResult<Self> {
         let py = item.py();
         if !item.is_instance(msg_class(py)?)? {
             return Self::plain(codec, item, None);
@@ -198,7 +198,7 @@ fn msg_class<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
 /// does not say itself is `flush` and `timeout`.
 pub(crate) fn outgoing(
     items: &Bound<'_, PyAny>,
-    codec: Option<&Codec>,
+    codec: Option<Codec>,
     flush: Option<Flush>,
     timeout: Timeout,
 ) -> PyResult<Vec<Outgoing>> {

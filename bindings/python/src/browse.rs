@@ -1,9 +1,9 @@
 //! Looking at messages without receiving them: of a topic, and the dead letters of a group.
 
 use crate::args;
+use crate::codec;
 use crate::error::{self, OrRaise};
 use crate::group::Group;
-use crate::value;
 use engine::{Burial, Code, Content, MessageId, Result};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -50,8 +50,10 @@ impl Browsed {
     /// The body decoded by its content type (see keepq.open, codec); the body itself if it has
     /// none. Raises DecodeError.
     #[getter]
-    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        value::decoded(slf.as_any(), None)
+    fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let (body, headers) = (self.body(py)?, self.headers(py)?);
+        let what = format!("the message of {:?}, seq {},", self.topic, self.seq);
+        codec::decoded_as(py, None, &body, headers, &what)
     }
 
     /// The identity: 16 hexadecimal digits.

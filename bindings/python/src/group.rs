@@ -2,11 +2,11 @@
 
 use crate::args::{self, FlushMode, Given, Seconds};
 use crate::browse::DeadLetters;
+use crate::codec::Codec;
 use crate::error;
 use crate::kept::Kept;
 use crate::message::Message;
 use crate::store::Store;
-use crate::value::Codec;
 use crate::{report, wait};
 use engine::{Backoff, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
 use pyo3::prelude::*;
@@ -116,6 +116,8 @@ pub(crate) struct GroupArgs {
     pub(crate) backoff: Option<BackoffArg>,
     pub(crate) start: Option<StartArg>,
     pub(crate) create: bool,
+    /// Of the handle; the group knows nothing of it.
+    pub(crate) codec: Option<Codec>,
 }
 
 impl GroupArgs {
@@ -167,7 +169,6 @@ pub(crate) struct Group {
     topic: PyBackedStr,
     name: PyBackedStr,
     args: GroupArgs,
-    codec: Option<Codec>,
     closed: AtomicBool,
 }
 
@@ -177,9 +178,7 @@ impl Group {
         topic: PyBackedStr,
         name: PyBackedStr,
         args: GroupArgs,
-        codec: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let codec = Codec::of(codec, store.get().codec())?;
         let opened = store.get().call(store.py(), |opened| {
             let options = args.apply(opened.store.group(&topic, &name));
             options.open().map(Opened::new)
@@ -190,7 +189,6 @@ impl Group {
             topic,
             name,
             args,
-            codec,
             closed: AtomicBool::new(false),
         })
     }
@@ -203,8 +201,9 @@ impl Group {
         &self.store
     }
 
-    pub(crate) fn codec(&self) -> Option<&Codec> {
-        self.codec.as_ref()
+    /// What its messages are decoded by where they do not say.
+    pub(crate) fn codec(&self) -> Option<Codec> {
+        self.args.codec.or(self.store.get().codec)
     }
 
     /// Opens the group for a forked child, with the options it has by now.
@@ -458,7 +457,7 @@ impl Group {
             .note("ack_flush", self.args.ack_flush)?
             .note("backoff", self.args.backoff)?
             .note("start", self.args.start)?
-            .note("codec", self.codec.as_ref().map(|codec| codec.name(py)))?;
+            .note("codec", self.args.codec)?;
         let names = (self.topic.clone_ref(py), self.name.clone_ref(py));
         let store = self.store.clone_ref(py);
         (again, (store, names.0, names.1, options.done())).into_pyobject(py)

@@ -7,6 +7,7 @@
 
 mod args;
 mod browse;
+mod codec;
 mod error;
 mod group;
 mod keep_alive;
@@ -18,7 +19,6 @@ mod send;
 mod sends;
 mod store;
 mod topic;
-mod value;
 mod wait;
 
 use pyo3::prelude::*;

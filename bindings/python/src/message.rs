@@ -1,10 +1,10 @@
 //! A received message.
 
 use crate::args::{self, FlushMode, Seconds};
+use crate::codec;
 use crate::error::OrRaise;
 use crate::group::Group;
 use crate::keep_alive::KeepAlive;
-use crate::value;
 use engine::{Code, Delivery, Error, Result};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -22,6 +22,7 @@ pub(crate) struct Message {
     /// Received by this; it knows the store and the codec.
     group: Py<Group>,
     body: PyOnceLock<Py<PyBytes>>,
+    value: PyOnceLock<Py<PyAny>>,
     /// Whether a settlement was answered: leaving a with block then does nothing more.
     settled: AtomicBool,
 }
@@ -40,6 +41,7 @@ impl Message {
             delivery: Some(delivery),
             group,
             body: PyOnceLock::new(),
+            value: PyOnceLock::new(),
             settled: AtomicBool::new(false),
         }
     }
@@ -113,12 +115,23 @@ impl Message {
         self.body.get_or_init(py, make).clone_ref(py)
     }
 
-    /// The body decoded: by its content type, else by the codec of the group's handle; without
-    /// either, the body itself. Raises DecodeError; pickles are read only by handles whose codec is
-    /// "pickle".
+    /// The value of the body: decoded by the message's content-type header, else by the codec of the
+    /// handle that received it; the body itself if there is neither. Decoded once. Raises
+    /// DecodeError when it is not what it should be; the message stays, unsettled.
     #[getter]
-    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        value::decoded(slf.as_any(), slf.get().group.get().codec())
+    fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let decode = || {
+            let (body, headers) = (self.body(py), self.headers(py)?);
+            codec::decoded(
+                py,
+                self.group.get().codec(),
+                &body,
+                headers,
+                self.delivery(),
+            )
+        };
+        let value = self.value.get_or_try_init(py, decode)?;
+        Ok(value.clone_ref(py))
     }
 
     /// The identity: 16 hexadecimal digits, the same through all deliveries.

@@ -1,11 +1,11 @@
 //! Named producers: their messages are numbered, so that none is stored twice.
 
 use crate::args::{FlushMode, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::codec::encoded;
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
 use crate::store::Store;
 use crate::topic::{Callbacks, Topic, sent_by_us};
-use crate::value;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -86,7 +86,7 @@ impl Producer {
     ) -> PyResult<SendResult> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let (body, headers) = value::encoded(topic.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -99,7 +99,7 @@ impl Producer {
         // In a forked child the topic would be opened anew, but never this producer.
         let topic = topic.now();
         let sent = py.detach(|| self.inner.send(&topic, seq, &out.out()));
-        sent.map(SendResult::new).or_raise(py)
+        sent.map(|sent| SendResult::new(&sent)).or_raise(py)
     }
 
     /// Sends one message with its number without waiting for the disk: as Topic.send_async.
@@ -129,7 +129,7 @@ impl Producer {
     ) -> PyResult<Py<PyAny>> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let (body, headers) = value::encoded(topic.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -174,7 +174,7 @@ impl Producer {
     ) -> PyResult<()> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let (body, headers) = value::encoded(topic.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -206,7 +206,7 @@ impl Producer {
     ) -> PyResult<SendMany> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let codec = topic.codec.as_ref();
+        let codec = topic.codec;
         let messages = outgoing(messages, codec, flush.map(|f| f.0).or(topic.flush), timeout)?;
         let topic = topic.now();
         let send = || {

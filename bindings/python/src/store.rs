@@ -2,6 +2,7 @@
 
 use crate::args::{FlushMode, Given, Seconds, Timeout};
 use crate::browse::Browsed;
+use crate::codec::Codec;
 use crate::error::{OrRaise, new, refuse};
 use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
 use crate::keep_alive::Leases;
@@ -9,7 +10,6 @@ use crate::kept::Kept;
 use crate::producer::Producer;
 use crate::sends::{self, Sends};
 use crate::topic::Topic;
-use crate::value::Codec;
 use crate::{report, wait};
 use engine::{Code, MessageId, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
@@ -75,7 +75,7 @@ pub(crate) struct Store {
     path: PathBuf,
     how: How,
     given: Py<PyDict>,
-    codec: Option<Codec>,
+    pub(crate) codec: Option<Codec>,
     /// There until it is dropped.
     kept: Option<Kept<Opened>>,
     closed: AtomicBool,
@@ -106,13 +106,13 @@ pub(crate) struct Store {
     signature = (path, *, create=true, exist_ok=true, flush=None, mode=None, read_only=false,
                  runtime_dir=None, send_timeout=Timeout::Default, send_retries=None,
                  max_in_flight=None, max_in_flight_bytes=None, flush_interval=None,
-                 segment_size=None, ring_size=None, slots=None, codec=None,
-                 allow_unsafe_filesystem=false),
+                 segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false,
+                 codec=None),
     text_signature = "(path, *, create=True, exist_ok=True, flush='sync', mode=0o600, \
                       read_only=False, runtime_dir=None, send_timeout=3, send_retries=2, \
                       max_in_flight=1024, max_in_flight_bytes=67108864, flush_interval=0.01, \
-                      segment_size=None, ring_size=None, slots=None, codec=None, \
-                      allow_unsafe_filesystem=False)"
+                      segment_size=None, ring_size=None, slots=None, \
+                      allow_unsafe_filesystem=False, codec=None)"
 )]
 #[allow(clippy::too_many_arguments)] // They are named ones in Python.
 pub(crate) fn open(
@@ -132,10 +132,9 @@ pub(crate) fn open(
     segment_size: Option<u64>,
     ring_size: Option<u64>,
     slots: Option<u32>,
-    codec: Option<&Bound<'_, PyAny>>,
     allow_unsafe_filesystem: bool,
+    codec: Option<Codec>,
 ) -> PyResult<Store> {
-    let codec = Codec::of(codec, None)?;
     let mut options = StoreOptions::default()
         .create(create)
         .exist_ok(exist_ok)
@@ -178,7 +177,7 @@ pub(crate) fn open(
         .note("segment_size", segment_size)?
         .note("ring_size", ring_size)?
         .note("slots", slots)?
-        .note("codec", codec.as_ref().map(|codec| codec.name(py)))?
+        .note("codec", codec)?
         .note(
             "allow_unsafe_filesystem",
             allow_unsafe_filesystem.then_some(true),
@@ -236,10 +235,6 @@ impl Store {
         py.detach(|| self.how.again()).or_raise(py)
     }
 
-    pub(crate) fn codec(&self) -> Option<&Codec> {
-        self.codec.as_ref()
-    }
-
     /// How long a send may take.
     pub(crate) fn send_timeout(&self) -> Duration {
         self.how.send_timeout
@@ -280,7 +275,7 @@ impl Store {
         slf: Bound<'_, Self>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
-        codec: Option<&Bound<'_, PyAny>>,
+        codec: Option<Codec>,
         create: bool,
         retain: Option<&Bound<'_, PyAny>>,
         max_bytes: Option<&Bound<'_, PyAny>>,
@@ -319,7 +314,7 @@ impl Store {
         ack_flush: Option<FlushMode>,
         backoff: Option<BackoffArg>,
         start: Option<StartArg>,
-        codec: Option<&Bound<'_, PyAny>>,
+        codec: Option<Codec>,
         create: bool,
         tags: Option<&Bound<'_, PyAny>>,
         ordered: Option<&Bound<'_, PyAny>>,
@@ -340,8 +335,9 @@ impl Store {
             backoff,
             start,
             create,
+            codec,
         };
-        Group::open(slf, topic, name, args, codec)
+        Group::open(slf, topic, name, args)
     }
 
     /// A named producer, made if it is new; its older handles are fenced. It is not for forked

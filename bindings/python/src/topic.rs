@@ -2,13 +2,13 @@
 
 use crate::args::{FlushMode, Given, Outgoing, Timeout, WhenFullArg, outgoing};
 use crate::browse::Browse;
+use crate::codec::{Codec, encoded};
 use crate::error::{self, OrRaise, refuse};
 use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
 use crate::store::{SEND_TIMEOUT, Store};
-use crate::value::{self, Codec};
 use crate::wait;
 use engine::{Code, Flush, Pending, Result, Sent, Start, WhenFull};
 use pyo3::prelude::*;
@@ -51,10 +51,9 @@ impl Topic {
         store: &Bound<'_, Store>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
-        codec: Option<&Bound<'_, PyAny>>,
+        codec: Option<Codec>,
         create: bool,
     ) -> PyResult<Self> {
-        let codec = Codec::of(codec, store.get().codec())?;
         let opened = store.get().call(store.py(), |opened| {
             let topic = if create {
                 opened.store.topic(&name)
@@ -71,7 +70,7 @@ impl Topic {
             store: store.clone().unbind(),
             name,
             flush: flush.map(|f| f.0),
-            codec,
+            codec: codec.or(store.get().codec),
         })
     }
 
@@ -109,7 +108,7 @@ impl Topic {
         let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
         // It ends by the send's own time-out.
         match wait::in_slices(py, None, step)? {
-            Some(sent) => Ok(SendResult::new(sent)),
+            Some(sent) => Ok(SendResult::new(&sent)),
             None => Err(error::new(
                 py,
                 Code::Internal,
@@ -147,7 +146,7 @@ impl Topic {
                 // Nothing is waited for, so nobody has to be woken.
                 Ok(Some(sent)) if callbacks.is_empty() => {
                     sends.withdraw(index);
-                    let sent = SendResult::new(sent);
+                    let sent = SendResult::new(&sent);
                     future.call_method1(py, "set_result", (sent,))?;
                     return Ok(future);
                 }
@@ -241,7 +240,7 @@ impl Topic {
         timeout: Timeout,
     ) -> PyResult<SendResult> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
-        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -256,7 +255,7 @@ impl Topic {
             return self.send_patiently(py, &out);
         }
         let sent = self.call(py, |topic| topic.send_message(&out.out()))?;
-        Ok(SendResult::new(sent))
+        Ok(SendResult::new(&sent))
     }
 
     /// Sends one message without waiting for the disk: it is in the log when this returns, and the
@@ -300,7 +299,7 @@ impl Topic {
         on_exception: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
-        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -347,7 +346,7 @@ impl Topic {
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
-        let (body, headers) = value::encoded(self.codec.as_ref(), body, headers)?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -387,7 +386,7 @@ impl Topic {
     ) -> PyResult<SendMany> {
         let messages = outgoing(
             messages,
-            self.codec.as_ref(),
+            self.codec,
             flush.map(|f| f.0).or(self.flush),
             timeout,
         )?;
@@ -443,7 +442,7 @@ impl Topic {
         let again = py.import("keepq._handles")?.getattr("topic")?;
         let options = Given::new(py)
             .note("flush", self.flush.map(FlushMode))?
-            .note("codec", self.codec.as_ref().map(|codec| codec.name(py)))?;
+            .note("codec", self.codec)?;
         let store = self.store.clone_ref(py);
         (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
     }
