@@ -12,6 +12,7 @@ Any number of processes use the directory at the same time. A message is on disk
 and is delivered to every group until that group acknowledges it.
 """
 
+from . import _interpreter as _interpreter  # isort: skip  # It comes first.
 from ._errors import (
     AlreadyExists,
     Busy,
