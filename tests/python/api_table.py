@@ -20,9 +20,6 @@ HERE = Path(__file__).resolve().parent
 
 # What a member is for a with statement, a loop or a function of Python's.
 SPECIAL = {"__len__": "len", "__iter__": "for", "__enter__": "with", "__reduce__": "pickle"}
-# A type alone, made by nobody but the module, or a base class; its members are items.
-PLAIN = {"__version__"}
-
 
 @dataclass(frozen=True)
 class Item:
@@ -155,7 +152,10 @@ def tests_of(item: Item, found: dict[str, set[str]]) -> set[str]:
     if name in SPECIAL:
         plain = {"pickle": "dumps"}.get(SPECIAL[name], SPECIAL[name])
         return found.get(plain, set())
-    return found.get(f".{name}", set())
+    # The fields of a dataclass are what it is made of, too.
+    made = {f"{item.owner}({item.member}=)", f"(**{item.member})"} if item.member else set()
+    known = [found.get(use, set()) for use in {f".{name}", *made}]
+    return set().union(*known)
 
 
 def table() -> list[tuple[Item, set[str]]]:
