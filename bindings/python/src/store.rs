@@ -32,7 +32,7 @@ pub(crate) struct Opened {
     pub(crate) sends: Arc<Sends>,
     pub(crate) leases: Arc<Leases>,
     /// The process that opened it.
-    pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Opened {
