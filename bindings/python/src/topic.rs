@@ -209,10 +209,10 @@ impl Topic {
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
-    /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
-    /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
-    /// left out: as the store was opened with.
+    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of
+    /// at most 255 bytes of UTF-8; headers maps str to bytes-like, at most 48 KiB in all.
+    /// flush="sync": on disk when send returns; "async": in shared memory. timeout in seconds over
+    /// all attempts, None = for ever; left out: as the store was opened with.
     ///
     /// Raises SendError (appended, not confirmed in time: wait with flush, do not send again),
     /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it.
