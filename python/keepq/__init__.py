@@ -56,18 +56,34 @@ from ._keepq import (
     __version__,
     open,
 )
-from ._types import (
-    Backoff,
-    Finding,
-    GroupConfig,
-    GroupStats,
-    Msg,
-    RecoveryReport,
-    SendStatus,
-    StoreStats,
-    TopicStats,
-    VerifyReport,
-)
+# What type checkers take for true. To import typing would cost every start.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from ._types import Backoff as Backoff
+    from ._types import Finding as Finding
+    from ._types import GroupConfig as GroupConfig
+    from ._types import GroupStats as GroupStats
+    from ._types import Msg as Msg
+    from ._types import RecoveryReport as RecoveryReport
+    from ._types import SendStatus as SendStatus
+    from ._types import StoreStats as StoreStats
+    from ._types import TopicStats as TopicStats
+    from ._types import VerifyReport as VerifyReport
+
+# Loaded by the first use: most programs use few of them, and every start would pay for all.
+_LATER = {
+    "Backoff": "_types",
+    "Finding": "_types",
+    "GroupConfig": "_types",
+    "GroupStats": "_types",
+    "Msg": "_types",
+    "RecoveryReport": "_types",
+    "SendStatus": "_types",
+    "StoreStats": "_types",
+    "TopicStats": "_types",
+    "VerifyReport": "_types",
+}
 
 __all__ = [
     "AlreadyExists",
@@ -120,3 +136,14 @@ __all__ = [
     "__version__",
     "open",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module 'keepq' has no attribute {name!r}")
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
