@@ -198,6 +198,7 @@ impl GroupOptions {
                 id,
                 topic: self.topic,
                 name: self.name,
+                incarnation: inner.incarnation(),
                 reading: Mutex::new(Reading::default()),
                 watch: Mutex::new(None),
                 watched: AtomicBool::new(false),
@@ -248,6 +249,8 @@ pub(crate) struct Shared {
     pub(crate) id: u32,
     pub(crate) topic: String,
     pub(crate) name: String,
+    /// Of the shared memory, which a forked child does not have.
+    pub(crate) incarnation: u64,
     reading: Mutex<Reading>,
     /// Who tells event loops and futures of messages, once somebody asked for it.
     pub(crate) watch: Mutex<Option<Arc<Watch>>>,

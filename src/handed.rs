@@ -151,7 +151,7 @@ impl Delivery {
         let inner = &self.group.inner;
         Receipt {
             store: store_hash(inner),
-            incarnation: inner.incarnation(),
+            incarnation: self.group.incarnation,
             held: self.held(),
         }
     }
@@ -185,6 +185,7 @@ impl Delivery {
     /// # Errors
     /// `LeaseLost` when the lease had ended: the message was or will be delivered again.
     pub fn ack(&self) -> Result<()> {
+        // Asked within the call: a forked child does not have the shared memory.
         self.settle(|inner, held| {
             let sync = settle::acks_are_sync(&inner.log.ctl, held.group);
             ack_held(inner, held, if sync { Flush::Sync } else { Flush::Async })

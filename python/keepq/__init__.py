@@ -12,6 +12,7 @@ Any number of processes use the directory at the same time. A message is on disk
 and is delivered to every group until that group acknowledges it.
 """
 
+from . import _interpreter as _interpreter  # isort: skip  # It comes first.
 from ._errors import (
     AlreadyExists,
     Busy,
@@ -40,7 +41,12 @@ from ._errors import (
     TransactionError,
 )
 from ._keepq import (
+    Browse,
+    Browsed,
+    DeadLetter,
+    DeadLetters,
     Group,
+    KeepAlive,
     Message,
     Producer,
     SendMany,
@@ -50,25 +56,46 @@ from ._keepq import (
     __version__,
     open,
 )
-from ._types import (
-    Backoff,
-    Finding,
-    GroupStats,
-    Msg,
-    RecoveryReport,
-    SendStatus,
-    StoreStats,
-    TopicStats,
-    VerifyReport,
-)
+# What type checkers take for true. To import typing would cost every start.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from ._types import Backoff as Backoff
+    from ._types import Finding as Finding
+    from ._types import GroupConfig as GroupConfig
+    from ._types import GroupStats as GroupStats
+    from ._types import Msg as Msg
+    from ._types import RecoveryReport as RecoveryReport
+    from ._types import SendStatus as SendStatus
+    from ._types import StoreStats as StoreStats
+    from ._types import TopicStats as TopicStats
+    from ._types import VerifyReport as VerifyReport
+
+# Loaded by the first use: most programs use few of them, and every start would pay for all.
+_LATER = {
+    "Backoff": "_types",
+    "Finding": "_types",
+    "GroupConfig": "_types",
+    "GroupStats": "_types",
+    "Msg": "_types",
+    "RecoveryReport": "_types",
+    "SendStatus": "_types",
+    "StoreStats": "_types",
+    "TopicStats": "_types",
+    "VerifyReport": "_types",
+}
 
 __all__ = [
     "AlreadyExists",
     "Backoff",
+    "Browse",
+    "Browsed",
     "Busy",
     "Closed",
     "ConfigMismatch",
     "CorruptError",
+    "DeadLetter",
+    "DeadLetters",
     "DecodeError",
     "Empty",
     "Error",
@@ -76,10 +103,12 @@ __all__ = [
     "ForkedHandle",
     "Full",
     "Group",
+    "GroupConfig",
     "GroupStats",
     "IncompatibleError",
     "InvalidArgument",
     "InvalidName",
+    "KeepAlive",
     "LeaseLost",
     "LimitExceeded",
     "Message",
@@ -107,3 +136,14 @@ __all__ = [
     "__version__",
     "open",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module 'keepq' has no attribute {name!r}")
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from array import array
@@ -17,6 +17,7 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 # Seconds, or a timedelta.
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
+WhenFull: TypeAlias = Literal["block", "raise"]
 
 
 class SendStatus(enum.Enum):
@@ -30,9 +31,10 @@ class SendStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Msg:
-    """A message for send_many, with the options of send."""
+    """A message for send_many, with the options of send. The body is bytes-like, or what the codec
+    of the handle takes."""
 
-    body: BytesLike
+    body: Any
     key: str | None = None
     tag: str | None = None
     headers: Mapping[str, BytesLike] | None = None
@@ -55,6 +57,19 @@ class Backoff:
     factor: float = 2
     max: Duration = 600
     jitter: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """The options of a group, as they are stored."""
+
+    lease: float
+    """Seconds that a message stays with its receiver."""
+    max_attempts: int
+    """Deliveries until a message becomes a dead letter."""
+    backoff: Backoff
+    ack_flush: Flush
+    """Whether acks are on disk when they return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,8 @@ class StoreStats:
     outstanding: int
     """Messages outstanding in all groups."""
     flushes: int
+    oneway_failed: int
+    """One-way sends of this handle that failed."""
     topics: tuple[TopicStats, ...]
     groups: tuple[GroupStats, ...]
 

@@ -1,17 +1,24 @@
 //! The native half of the Python package `keepq`: translates and does nothing else.
 //!
-//! Rules that hold everywhere here: the GIL is released around every engine call; a wait is cut
-//! into slices of [`wait::SLICE`] between which signals are looked at, so that Ctrl-C works; no
-//! lock of this crate is held while the GIL is waited for; exceptions are made by `keepq._errors`
-//! from the engine's numbers, because the stable ABI cannot subclass native exceptions.
+//! Rules that hold everywhere here: the GIL is released around every engine call, and taken by no
+//! thread of the engine; a wait is cut into slices of [`wait::SLICE`] between which signals are
+//! looked at, so that Ctrl-C works; no lock of this crate is held while the GIL is waited for; the
+//! handles come through [`kept::Kept`], so that a forked child opens its own; exceptions are made
+//! by `keepq._errors` from the engine's numbers, because the stable ABI cannot subclass native
+//! exceptions.
 
 mod args;
+mod browse;
+mod codec;
 mod error;
 mod group;
+mod keep_alive;
+mod kept;
 mod message;
 mod producer;
 mod report;
 mod send;
+mod sends;
 mod store;
 mod topic;
 mod wait;
@@ -47,6 +54,11 @@ fn _keepq(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<producer::Producer>()?;
     module.add_class::<group::Group>()?;
     module.add_class::<message::Message>()?;
+    module.add_class::<keep_alive::KeepAlive>()?;
+    module.add_class::<browse::Browsed>()?;
+    module.add_class::<browse::DeadLetter>()?;
+    module.add_class::<browse::DeadLetters>()?;
+    module.add_class::<browse::Browse>()?;
     module.add_class::<send::SendResult>()?;
     module.add_class::<send::SendMany>()
 }
