@@ -9,6 +9,11 @@ from pathlib import Path
 
 import keepq
 import pytest
+from hypothesis import settings
+
+# Time is no measure on a machine that is shared, and what failed is printed to be tried again.
+settings.register_profile("keepq", deadline=None, database=None, print_blob=True)
+settings.load_profile("keepq")
 
 
 @pytest.fixture
