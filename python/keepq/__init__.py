@@ -12,6 +12,8 @@ Any number of processes use the directory at the same time. A message is on disk
 and is delivered to every group until that group acknowledges it.
 """
 
+from typing import TYPE_CHECKING
+
 from ._errors import (
     AlreadyExists,
     Busy,
@@ -62,6 +64,13 @@ from ._types import (
     VerifyReport,
 )
 
+if TYPE_CHECKING:
+    from ._queue import Queue as Queue
+    from ._queue import ShutDown as ShutDown
+
+# Loaded by the first use: most programs use few of them, and every start would pay for all.
+_LATER = {"Queue": "_queue", "ShutDown": "_queue"}
+
 __all__ = [
     "AlreadyExists",
     "Backoff",
@@ -89,6 +98,7 @@ __all__ = [
     "Producer",
     "ProducerFenced",
     "ProducerGap",
+    "Queue",
     "RecoveryReport",
     "Reject",
     "Retry",
@@ -96,6 +106,7 @@ __all__ = [
     "SendMany",
     "SendResult",
     "SendStatus",
+    "ShutDown",
     "StorageError",
     "Store",
     "StoreStats",
@@ -107,3 +118,14 @@ __all__ = [
     "__version__",
     "open",
 ]
+
+
+def __getattr__(name: str) -> object:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module 'keepq' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
