@@ -67,16 +67,30 @@ from ._types import (
 if TYPE_CHECKING:
     from ._queue import Queue as Queue
     from ._queue import ShutDown as ShutDown
+    from ._runner import RETRY_LATER as RETRY_LATER
+    from ._runner import SUCCESS as SUCCESS
+    from ._runner import ConsumeStatus as ConsumeStatus
+    from ._worker import Worker as Worker
 
 # Loaded by the first use: most programs use few of them, and every start would pay for all.
-_LATER = {"Queue": "_queue", "ShutDown": "_queue"}
+_LATER = {
+    "RETRY_LATER": "_runner",
+    "SUCCESS": "_runner",
+    "ConsumeStatus": "_runner",
+    "Queue": "_queue",
+    "ShutDown": "_queue",
+    "Worker": "_worker",
+}
 
 __all__ = [
+    "RETRY_LATER",
+    "SUCCESS",
     "AlreadyExists",
     "Backoff",
     "Busy",
     "Closed",
     "ConfigMismatch",
+    "ConsumeStatus",
     "CorruptError",
     "DecodeError",
     "Empty",
@@ -115,6 +129,7 @@ __all__ = [
     "TopicStats",
     "TransactionError",
     "VerifyReport",
+    "Worker",
     "__version__",
     "open",
 ]
