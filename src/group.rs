@@ -134,6 +134,7 @@ impl GroupOptions {
                 id,
                 topic: self.topic,
                 name: self.name,
+                incarnation: inner.incarnation(),
                 reading: Mutex::new(Reading::default()),
                 watch: Mutex::new(None),
                 watched: AtomicBool::new(false),
@@ -166,6 +167,8 @@ pub(crate) struct Shared {
     pub(crate) id: u32,
     pub(crate) topic: String,
     pub(crate) name: String,
+    /// Of the shared memory, which a forked child does not have.
+    pub(crate) incarnation: u64,
     reading: Mutex<Reading>,
     /// Who tells event loops and futures of messages, once somebody asked for it.
     pub(crate) watch: Mutex<Option<Arc<Watch>>>,
@@ -175,6 +178,10 @@ pub(crate) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if self.inner.log.ctl.host.forked() {
+            // The watch's thread is the parent's: waiting for it here would never end.
+            return;
+        }
         if let Some(watch) = self.watch.get_mut() {
             watch.stop();
         }

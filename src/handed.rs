@@ -116,7 +116,7 @@ impl Delivery {
         let inner = &self.group.inner;
         Receipt {
             store: store_hash(inner),
-            incarnation: inner.incarnation(),
+            incarnation: self.group.incarnation,
             held: self.held(),
         }
     }
@@ -150,8 +150,11 @@ impl Delivery {
     /// # Errors
     /// `LeaseLost` when the lease had ended: the message was or will be delivered again.
     pub fn ack(&self) -> Result<()> {
-        let sync = settle::acks_are_sync(&self.group.inner.log.ctl, self.group.id);
-        self.ack_with(if sync { Flush::Sync } else { Flush::Async })
+        // Asked within the call: a forked child does not have the shared memory.
+        self.settle(|inner, held| {
+            let sync = settle::acks_are_sync(&inner.log.ctl, held.group);
+            ack_held(inner, held, if sync { Flush::Sync } else { Flush::Async })
+        })
     }
 
     /// As [`Delivery::ack`], as durable as this call asks.

@@ -1,6 +1,7 @@
 # Types of the native module. mypy's stubtest compares them with it.
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from ._types import (
     SendStatus,
     StoreStats,
     VerifyReport,
+    WhenFull,
 )
 
 __all__ = [
@@ -42,9 +44,13 @@ def open(
     create: bool = True,
     exist_ok: bool = True,
     flush: Flush | None = ...,
-    mode: int = 0o600,
+    mode: int | None = ...,
     read_only: bool = False,
+    runtime_dir: str | os.PathLike[str] | None = None,
     send_timeout: Duration | None = ...,
+    send_retries: int | None = ...,
+    max_in_flight: int | None = ...,
+    max_in_flight_bytes: int | None = ...,
     flush_interval: Duration | None = ...,
     segment_size: int | None = None,
     ring_size: int | None = None,
@@ -65,6 +71,7 @@ class Store:
         name: str,
         *,
         flush: Flush | None = None,
+        create: bool = True,
         retain: None = None,
         max_bytes: None = None,
         max_messages: None = None,
@@ -79,7 +86,7 @@ class Store:
         max_attempts: int | None = None,
         ack_flush: Flush | None = None,
         backoff: Backoff | None = None,
-        start: Literal["earliest", "latest"] | int | None = None,
+        start: Literal["earliest", "latest"] | int | datetime | None = None,
         create: bool = True,
         tags: None = None,
         ordered: None = None,
@@ -95,6 +102,7 @@ class Store:
     def reject(self, receipt: str, reason: str) -> None: ...
     def extend(self, receipt: str, lease: Duration) -> None: ...
     def close(self) -> None: ...
+    def _forked(self) -> tuple[Error, list[Future[SendResult]]]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -123,7 +131,49 @@ class Topic:
         flush: Flush | None = None,
         timeout: Duration | None = ...,
     ) -> SendResult: ...
-    def send_many(self, messages: Iterable[BytesLike | Msg]) -> SendMany: ...
+    def send_async(
+        self,
+        body: BytesLike,
+        *,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        order_key: None = None,
+        delay: None = None,
+        at: None = None,
+        ttl: None = None,
+        priority: None = None,
+        dedup_id: None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+        when_full: WhenFull | None = ...,
+        on_success: Callable[[SendResult], object] | None = None,
+        on_exception: Callable[[Error], object] | None = None,
+    ) -> Future[SendResult]: ...
+    def send_oneway(
+        self,
+        body: BytesLike,
+        *,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        order_key: None = None,
+        delay: None = None,
+        at: None = None,
+        ttl: None = None,
+        priority: None = None,
+        dedup_id: None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+        when_full: WhenFull | None = ...,
+    ) -> None: ...
+    def send_many(
+        self,
+        messages: Iterable[BytesLike | Msg],
+        *,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+    ) -> SendMany: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
 
@@ -145,12 +195,42 @@ class Producer:
         flush: Flush | None = None,
         timeout: Duration | None = ...,
     ) -> SendResult: ...
+    def send_async(
+        self,
+        topic: str | Topic,
+        body: BytesLike,
+        *,
+        seq: int | None = None,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+        when_full: WhenFull | None = ...,
+        on_success: Callable[[SendResult], object] | None = None,
+        on_exception: Callable[[Error], object] | None = None,
+    ) -> Future[SendResult]: ...
+    def send_oneway(
+        self,
+        topic: str | Topic,
+        body: BytesLike,
+        *,
+        seq: int | None = None,
+        key: str | None = None,
+        tag: str | None = None,
+        headers: Mapping[str, BytesLike] | None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
+        when_full: WhenFull | None = ...,
+    ) -> None: ...
     def send_many(
         self,
         topic: str | Topic,
         messages: Iterable[BytesLike | Msg],
         *,
         first: int | None = None,
+        flush: Flush | None = None,
+        timeout: Duration | None = ...,
     ) -> SendMany: ...
 
 @final
@@ -182,10 +262,11 @@ class Group:
     @property
     def topic(self) -> str: ...
     def receive(self, timeout: Duration | None = None, *, detached: bool = False) -> Message: ...
-    def poll(self) -> Message | None: ...
+    def poll(self, *, detached: bool = False) -> Message | None: ...
     def receive_batch(
         self, max: int, timeout: Duration | None = None, *, detached: bool = False
     ) -> list[Message]: ...
+    def fileno(self) -> int: ...
     def ack_many(self, messages: Sequence[Message]) -> None: ...
     def stats(self) -> GroupStats: ...
     def qsize(self) -> int: ...

@@ -17,6 +17,7 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 # Seconds, or a timedelta.
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
+WhenFull: TypeAlias = Literal["block", "raise"]
 
 
 class SendStatus(enum.Enum):
@@ -104,6 +105,8 @@ class StoreStats:
     outstanding: int
     """Messages outstanding in all groups."""
     flushes: int
+    oneway_failed: int
+    """One-way sends of this handle that failed."""
     topics: tuple[TopicStats, ...]
     groups: tuple[GroupStats, ...]
 

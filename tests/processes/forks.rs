@@ -28,6 +28,7 @@ fn exit_code(pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: waits for a child made above.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert!(libc::WIFEXITED(status), "the child was killed: {status:#x}");
     libc::WEXITSTATUS(status)
 }
 
@@ -39,6 +40,8 @@ fn close_everything() {
 fn forker() {
     let (store, topic, group) = open_arg();
     let held = group.receive(Duration::ZERO).unwrap().unwrap();
+    let receipt = held.receipt();
+    let watched = group.readiness().unwrap();
     let child = fork(|| {
         let refused = [
             topic.send(b"x").map(|_| ()).unwrap_err(),
@@ -50,8 +53,17 @@ fn forker() {
         let all = refused.iter().all(|e| e.code() == Code::ForkedHandle);
         // Closing there is fine, and no business of the parent's.
         let closed = store.close().is_ok();
+        let same = held.receipt() == receipt;
+        // SAFETY: this process ends with them; what they are copied from is the parent's.
+        drop(unsafe {
+            (
+                std::ptr::read(&held),
+                std::ptr::read(&watched),
+                std::ptr::read(&group),
+            )
+        });
         close_everything();
-        i32::from(!(all && closed))
+        i32::from(!(all && closed && same))
     });
     assert_eq!(exit_code(child), 0, "the child's handles refuse");
     let ran = std::process::Command::new("true").status().unwrap();

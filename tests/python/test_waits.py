@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import selectors
 import signal
 import subprocess
 import threading
@@ -34,24 +35,6 @@ with keepq.open(sys.argv[1]) as kq:
     msg = group.receive(timeout=30, detached=sys.argv[2] == "detached")
     print(msg.receipt, flush=True)
     sys.stdin.read()
-"""
-
-# Forks with an open store: the child says what it gets for using a handle, then the parent sends.
-FORKER = """
-import os, sys, keepq
-with keepq.open(sys.argv[1]) as kq:
-    topic = kq.topic("t")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            topic.send(b"x")
-            name = "nothing"
-        except BaseException as error:
-            name = type(error).__name__
-        os.write(1, b"the child got %s\\n" % name.encode())
-        os._exit(0)
-    os.waitpid(pid, 0)
-    print("the parent sent", topic.send(b"x").seq, flush=True)
 """
 
 
@@ -166,6 +149,40 @@ def test_a_signal_handler_runs_during_a_wait(kq: keepq.Store) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_descriptor_tells_when_there_is_a_message(kq: keepq.Store) -> None:
+    topic, group = kq.topic("t"), kq.group("t", "g")
+    assert group.fileno() == group.fileno()
+    with selectors.DefaultSelector() as selector:
+        selector.register(group, selectors.EVENT_READ)
+        assert group.poll() is None
+        assert selector.select(0.05) == []
+        topic.send(b"a")
+        for _ in range(2):
+            assert selector.select(10)
+            msg = group.poll()
+            assert msg is not None
+            msg.nack(0)
+        [held] = group.receive_batch(5, timeout=0)
+        assert held.body == b"a"
+        assert group.poll() is None
+        assert selector.select(0.05) == []
+        kq.close()
+        assert selector.select(10), "a closed store is told of, too"
+    with pytest.raises(keepq.Closed):
+        group.poll()
+
+
+def test_a_message_that_is_polled_can_be_detached(kq: keepq.Store) -> None:
+    kq.topic("t").send(b"x")
+    group = kq.group("t", "g")
+    msg = group.poll(detached=True)
+    assert msg is not None
+    receipt = msg.receipt
+    del msg
+    assert group.poll() is None
+    kq.ack(receipt)
+
+
 def test_another_process_sends(kq: keepq.Store, path: Path, run_python: Run) -> None:
     child = run_python(SENDER, path, 3)
     group = kq.group("t", "g")
@@ -219,15 +236,6 @@ def test_a_detached_lease_outlives_its_process(
         group.receive(timeout=0.3)
     kq.ack(receipt)
     assert group.stats().in_flight == 0
-
-
-def test_a_forked_child_is_told_that_its_handles_are_the_parents(
-    path: Path, run_python: Run
-) -> None:
-    child = run_python(FORKER, path)
-    assert line_of(child) == "the child got ForkedHandle"
-    assert line_of(child) == "the parent sent 0"
-    assert child.wait(30) == 0
 
 
 def test_the_command_line_is_in_the_package(path: Path, run_python: Run) -> None:

@@ -1,12 +1,14 @@
 //! Arguments: durations, bytes, headers, flush modes, messages.
 
 use crate::error;
-use engine::{Code, Flush, OutMessage};
+use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBool, PyBytes, PyDelta, PyFloat, PyInt, PyMapping, PyString};
+use pyo3::types::{
+    PyBool, PyBytes, PyDateTime, PyDelta, PyDict, PyFloat, PyInt, PyMapping, PyString, PyTzInfo,
+};
 use std::time::Duration;
 
 /// A duration: seconds as int or float, or a timedelta.
@@ -128,9 +130,23 @@ pub(crate) struct Outgoing {
     pub(crate) headers: Option<Headers>,
     pub(crate) flush: Option<Flush>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) when_full: Option<WhenFull>,
 }
 
 impl Outgoing {
+    /// A body with nothing else.
+    fn plain(body: Buffer) -> Self {
+        Self {
+            body,
+            key: None,
+            tag: None,
+            headers: None,
+            flush: None,
+            timeout: None,
+            when_full: None,
+        }
+    }
+
     /// What the engine takes, borrowed from this.
     pub(crate) fn out(&self) -> OutMessage<'_> {
         let headers = self.headers.iter().flat_map(|h| &h.0);
@@ -141,7 +157,7 @@ impl Outgoing {
             headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
             flush: self.flush,
             timeout: self.timeout,
-            ..OutMessage::default()
+            when_full: self.when_full,
         }
     }
 
@@ -149,32 +165,20 @@ impl Outgoing {
     pub(crate) fn from_item(item: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = item.py();
         if !item.is_instance(msg_class(py)?)? {
-            let body = item.extract()?;
-            return Ok(Self {
-                body,
-                key: None,
-                tag: None,
-                headers: None,
-                flush: None,
-                timeout: None,
-            });
+            return Ok(Self::plain(item.extract()?));
         }
         for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
             error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
         }
+        let flush: Option<FlushMode> = item.getattr("flush")?.extract()?;
+        let timeout: Option<Seconds> = item.getattr("timeout")?.extract()?;
         Ok(Self {
-            body: item.getattr("body")?.extract()?,
             key: item.getattr("key")?.extract()?,
             tag: item.getattr("tag")?.extract()?,
             headers: item.getattr("headers")?.extract()?,
-            flush: item
-                .getattr("flush")?
-                .extract::<Option<FlushMode>>()?
-                .map(|f| f.0),
-            timeout: item
-                .getattr("timeout")?
-                .extract::<Option<Seconds>>()?
-                .map(|s| s.0),
+            flush: flush.map(|f| f.0),
+            timeout: timeout.map(|s| s.0),
+            ..Self::plain(item.getattr("body")?.extract()?)
         })
     }
 }
@@ -184,14 +188,117 @@ fn msg_class<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
     MSG.import(py, "keepq._types", "Msg")
 }
 
-/// All items of `send_many`; what is wrong with one is found before any is sent.
-pub(crate) fn outgoing(items: &Bound<'_, PyAny>) -> PyResult<Vec<Outgoing>> {
+/// All items of `send_many`; what is wrong with one is found before any is sent. What a message
+/// does not say itself is `flush` and `timeout`.
+pub(crate) fn outgoing(
+    items: &Bound<'_, PyAny>,
+    flush: Option<Flush>,
+    timeout: Timeout,
+) -> PyResult<Vec<Outgoing>> {
     if items.is_instance_of::<PyBytes>() || items.is_instance_of::<PyString>() {
         let text = "send_many takes an iterable of messages, not one; use send";
         return Err(PyTypeError::new_err(text));
     }
-    items
-        .try_iter()?
-        .map(|item| Outgoing::from_item(&item?))
-        .collect()
+    let make = |item: PyResult<Bound<'_, PyAny>>| {
+        let mut message = Outgoing::from_item(&item?)?;
+        message.flush = message.flush.or(flush);
+        message.timeout = message.timeout.or(timeout.for_engine());
+        Ok(message)
+    };
+    items.try_iter()?.map(make).collect()
+}
+
+/// What a send does while too many are in flight: `"block"` or `"raise"`.
+pub(crate) struct WhenFullArg(pub(crate) WhenFull);
+
+impl<'py> FromPyObject<'_, 'py> for WhenFullArg {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match &*obj.extract::<PyBackedStr>()? {
+            "block" => Ok(Self(WhenFull::Wait)),
+            "raise" => Ok(Self(WhenFull::Refuse)),
+            other => {
+                let text = format!("when_full is 'block' or 'raise', not {other:?}");
+                Err(error::new(obj.py(), Code::InvalidArgument, text))
+            }
+        }
+    }
+}
+
+/// Options as they were given, by name, for pickling.
+pub(crate) struct Given<'py>(Bound<'py, PyDict>);
+
+impl<'py> Given<'py> {
+    pub(crate) fn new(py: Python<'py>) -> Self {
+        Self(PyDict::new(py))
+    }
+
+    /// Notes an option unless it was left out.
+    pub(crate) fn note<T>(self, name: &str, value: Option<T>) -> PyResult<Self>
+    where
+        T: IntoPyObject<'py>,
+    {
+        if let Some(value) = value {
+            self.0.set_item(name, value)?;
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn done(self) -> Py<PyDict> {
+        self.0.unbind()
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Seconds {
+    type Target = PyFloat;
+    type Output = Bound<'py, PyFloat>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(PyFloat::new(py, self.0.as_secs_f64()))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for FlushMode {
+    type Target = PyString;
+    type Output = Bound<'py, PyString>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(PyString::new(py, self.name()))
+    }
+}
+
+impl FlushMode {
+    fn name(self) -> &'static str {
+        match self.0 {
+            Flush::Async => "async",
+            _ => "sync",
+        }
+    }
+}
+
+/// Milliseconds since 1970 of an aware datetime.
+pub(crate) fn time(obj: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let refused = |text: &str| Err(error::new(obj.py(), Code::InvalidArgument, text));
+    if obj.call_method0("utcoffset")?.is_none() {
+        return refused("a datetime without a time zone names no moment: give it one (tzinfo=...)");
+    }
+    let seconds: f64 = obj.call_method0("timestamp")?.extract()?;
+    if seconds < 0.0 {
+        return refused("a datetime from 1970 on");
+    }
+    // datetime ends with the year 9999.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((seconds * 1000.0).ceil() as u64)
+}
+
+/// An aware datetime in UTC.
+pub(crate) fn datetime(py: Python<'_>, ms: u64) -> PyResult<Bound<'_, PyDateTime>> {
+    // Exact: a float holds the milliseconds of the next 200,000 years, and datetime rounds to
+    // microseconds.
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = ms as f64 / 1000.0;
+    PyDateTime::from_timestamp(py, seconds, Some(&*PyTzInfo::utc(py)?))
 }

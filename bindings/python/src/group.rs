@@ -1,24 +1,32 @@
 //! Consumer groups: receiving.
 
-use crate::args::Seconds;
-use crate::error::{self, OrRaise};
+use crate::args::{self, FlushMode, Given, Seconds};
+use crate::error;
+use crate::kept::Kept;
 use crate::message::Message;
+use crate::store::Store;
 use crate::{report, wait};
-use engine::{Backoff, Code, Delivery, Error, Result, Start};
+use engine::{Backoff, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
+use pyo3::types::{PyDateTime, PyString, PyTuple};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// `start=` of a group: "earliest", "latest" or a sequence.
+/// `start=` of a group: "earliest", "latest", a sequence or an aware datetime.
+#[derive(Clone, Copy)]
 pub(crate) struct StartArg(pub(crate) Start);
 
 impl<'py> FromPyObject<'_, 'py> for StartArg {
     type Error = PyErr;
 
     fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if obj.is_instance_of::<PyDateTime>() {
+            return Ok(Self(Start::Time(args::time(&obj)?)));
+        }
         if let Ok(seq) = obj.extract::<u64>() {
             return Ok(Self(Start::Sequence(seq)));
         }
@@ -26,34 +34,44 @@ impl<'py> FromPyObject<'_, 'py> for StartArg {
         match text.as_deref() {
             Some("earliest") => Ok(Self(Start::Earliest)),
             Some("latest") => Ok(Self(Start::Latest)),
-            Some(_) => Err(error::new(
+            _ => Err(error::new(
                 obj.py(),
                 Code::InvalidArgument,
-                "start is 'earliest', 'latest' or a sequence (an int from 0)",
-            )),
-            None => Err(error::new(
-                obj.py(),
-                Code::NotSupported,
-                "start= takes 'earliest', 'latest' or a sequence in this version of keepq",
+                "start is 'earliest', 'latest', a sequence (an int from 0) or an aware datetime",
             )),
         }
     }
 }
 
+impl<'py> IntoPyObject<'py> for StartArg {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        Ok(match self.0 {
+            Start::Latest => "latest".into_pyobject(py)?.into_any(),
+            Start::Sequence(seq) => seq.into_pyobject(py)?.into_any(),
+            Start::Time(ms) => args::datetime(py, ms)?.into_any(),
+            _ => "earliest".into_pyobject(py)?.into_any(),
+        })
+    }
+}
+
 /// `backoff=` of a group: a `keepq.Backoff`.
+#[derive(Clone, Copy)]
 pub(crate) struct BackoffArg(pub(crate) Backoff);
 
 impl<'py> FromPyObject<'_, 'py> for BackoffArg {
     type Error = PyErr;
 
     fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = obj.py();
         if obj.is_instance_of::<PyString>() {
             let text = "backoff= takes a keepq.Backoff in this version of keepq";
             return Err(error::new(py, Code::NotSupported, text));
         }
-        if !obj.is_instance(CLASS.import(py, "keepq._types", "Backoff")?)? {
+        if !obj.is_instance(backoff_class(py)?)? {
             let text = "backoff is a keepq.Backoff";
             return Err(pyo3::exceptions::PyTypeError::new_err(text));
         }
@@ -66,28 +84,155 @@ impl<'py> FromPyObject<'_, 'py> for BackoffArg {
     }
 }
 
+impl<'py> IntoPyObject<'py> for BackoffArg {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        let Backoff {
+            first,
+            factor,
+            max,
+            jitter,
+        } = self.0;
+        backoff_class(py)?.call1((Seconds(first), factor, Seconds(max), jitter))
+    }
+}
+
+fn backoff_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "keepq._types", "Backoff")
+}
+
+/// The options of a group as they were given.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupArgs {
+    pub(crate) lease: Option<Seconds>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) ack_flush: Option<FlushMode>,
+    pub(crate) backoff: Option<BackoffArg>,
+    pub(crate) start: Option<StartArg>,
+    pub(crate) create: bool,
+}
+
+impl GroupArgs {
+    fn apply(&self, mut options: GroupOptions) -> GroupOptions {
+        options = options.create(self.create);
+        if let Some(Seconds(lease)) = self.lease {
+            options = options.lease(lease);
+        }
+        if let Some(n) = self.max_attempts {
+            options = options.max_attempts(n);
+        }
+        if let Some(FlushMode(flush)) = self.ack_flush {
+            options = options.ack_flush(flush);
+        }
+        if let Some(BackoffArg(backoff)) = self.backoff {
+            options = options.backoff(backoff);
+        }
+        if let Some(StartArg(start)) = self.start {
+            options = options.start(start);
+        }
+        options
+    }
+}
+
+/// A group as this process has it open. Cheap to clone.
+#[derive(Clone)]
+struct Opened {
+    group: engine::Group,
+    /// Made when somebody asks for its descriptor.
+    ready: Arc<OnceLock<Readiness>>,
+}
+
+impl Opened {
+    fn new(group: engine::Group) -> Self {
+        Self {
+            group,
+            ready: Arc::default(),
+        }
+    }
+}
+
 /// A consumer group: every group gets every message of its topic, its members share them. Made by
-/// Store.group. Iterating over it receives for ever, until close().
+/// Store.group. Usable from any thread. Iterating over it receives for ever, until close().
 #[pyclass(module = "keepq", frozen)]
 pub(crate) struct Group {
-    inner: engine::Group,
+    kept: Kept<Opened>,
+    store: Py<Store>,
+    topic: PyBackedStr,
+    name: PyBackedStr,
+    args: GroupArgs,
     closed: AtomicBool,
 }
 
 impl Group {
-    pub(crate) fn new(inner: engine::Group) -> Self {
-        Self {
-            inner,
+    pub(crate) fn open(
+        store: Bound<'_, Store>,
+        topic: PyBackedStr,
+        name: PyBackedStr,
+        args: GroupArgs,
+    ) -> PyResult<Self> {
+        let opened = store.get().call(store.py(), |opened| {
+            let options = args.apply(opened.store.group(&topic, &name));
+            options.open().map(Opened::new)
+        })?;
+        Ok(Self {
+            kept: Kept::new(opened),
+            store: store.unbind(),
+            topic,
+            name,
+            args,
             closed: AtomicBool::new(false),
-        }
+        })
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// Opens the group for a forked child, with the options it has by now.
+    fn again(&self, py: Python<'_>) -> PyResult<Opened> {
+        self.store.get().call(py, |opened| {
+            let options = opened.store.group(&self.topic, &self.name).create(false);
+            options.open().map(Opened::new)
+        })
+    }
+
+    /// Calls the engine on this group, in a forked child on its own.
+    pub(crate) fn call<R: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl Fn(&engine::Group) -> Result<R> + Send + Sync,
+    ) -> PyResult<R> {
+        self.kept.call(py, || self.again(py), |o| call(&o.group))
+    }
+
+    fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         if self.closed.load(Ordering::Acquire) {
-            let text = format!("the group {:?} was closed", self.inner.name());
-            return Err(Error::new(Code::Closed, text));
+            let text = format!("the group {:?} was closed", &*self.name);
+            return Err(error::new(py, Code::Closed, text));
         }
         Ok(())
+    }
+
+    /// Receives what there is, or waits for it; nothing when the time is over.
+    fn receive_up_to(
+        &self,
+        py: Python<'_>,
+        max: usize,
+        timeout: Option<Duration>,
+        detached: bool,
+    ) -> PyResult<Vec<Delivery>> {
+        let step = |slice| {
+            self.check_open(py)?;
+            let got = self.call(py, |group| {
+                if detached {
+                    group.receive_detached(max, slice)
+                } else {
+                    group.receive_batch(max, slice)
+                }
+            })?;
+            Ok(Some(got).filter(|all| !all.is_empty()))
+        };
+        Ok(wait::in_slices(py, timeout, step)?.unwrap_or_default())
     }
 
     /// Receives one message; None when the time is over.
@@ -97,16 +242,15 @@ impl Group {
         timeout: Option<Duration>,
         detached: bool,
     ) -> PyResult<Option<Message>> {
-        self.check_open().or_raise(py)?;
+        if detached {
+            let got = self.receive_up_to(py, 1, timeout, detached)?.pop();
+            return Ok(got.map(Message::new));
+        }
         let step = |slice| {
-            if detached {
-                Ok(self.inner.receive_detached(1, slice)?.pop())
-            } else {
-                self.inner.receive(slice)
-            }
+            self.check_open(py)?;
+            self.call(py, |group| group.receive(slice))
         };
-        let delivery = wait::in_slices(py, timeout, step, || self.check_open())?;
-        Ok(delivery.map(Message::new))
+        Ok(wait::in_slices(py, timeout, step)?.map(Message::new))
     }
 }
 
@@ -115,18 +259,19 @@ impl Group {
     /// The group's name.
     #[getter]
     fn name(&self) -> &str {
-        self.inner.name()
+        &self.name
     }
 
     /// The name of its topic.
     #[getter]
     fn topic(&self) -> &str {
-        self.inner.topic()
+        &self.topic
     }
 
     /// Receives one message under a lease; raises Empty when timeout seconds are over (None = wait
     /// for ever, 0 = try once). detached=True: the lease does not end with this process, so that
-    /// the message can be settled elsewhere by its receipt.
+    /// the message can be settled elsewhere by its receipt. Raises CorruptError once when messages
+    /// were lost through damage, and goes on afterwards; Closed; StorageError.
     #[pyo3(signature = (timeout=None, *, detached=false))]
     fn receive(
         &self,
@@ -138,13 +283,17 @@ impl Group {
             .ok_or_else(|| error::empty(py))
     }
 
-    /// Receives a message that is there now, else returns None.
-    fn poll(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        self.one(py, Some(Duration::ZERO), false)
+    /// Receives a message that is there now, else returns None. It never waits for a message, so an
+    /// event loop may call it when fileno() is readable: there is no moment in which a message is
+    /// taken and not yet returned.
+    #[pyo3(signature = (*, detached=false))]
+    fn poll(&self, py: Python<'_>, detached: bool) -> PyResult<Option<Message>> {
+        self.one(py, Some(Duration::ZERO), detached)
     }
 
-    /// Receives up to max messages: waits for the first, takes what else is there. Returns an empty
-    /// list when timeout seconds are over (None = wait for ever).
+    /// Receives up to max messages (1 to 1,024): waits for the first, takes what else is there.
+    /// Returns an empty list when timeout seconds are over (None = wait for ever, 0 = try once).
+    /// Raises what receive does, LimitExceeded.
     #[pyo3(signature = (max, timeout=None, *, detached=false))]
     fn receive_batch(
         &self,
@@ -153,19 +302,26 @@ impl Group {
         timeout: Option<Seconds>,
         detached: bool,
     ) -> PyResult<Vec<Message>> {
-        self.check_open().or_raise(py)?;
-        let step = |slice| {
-            let got = if detached {
-                self.inner.receive_detached(max, slice)
-            } else {
-                self.inner.receive_batch(max, slice)
-            };
-            Ok(Some(got?).filter(|all| !all.is_empty()))
+        let got = self.receive_up_to(py, max, timeout.map(|t| t.0), detached)?;
+        Ok(got.into_iter().map(Message::new).collect())
+    }
+
+    /// A descriptor for event loops, the same at every call: readable when poll() may find a
+    /// message, and when the store was closed. Call poll() until it returns None, which makes it
+    /// unreadable again; do not read from it or close it. It is valid as long as this object lives.
+    /// A forked child asks again and gets its own.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.check_open(py)?;
+        let descriptor = |opened: &Opened| -> Result<i32> {
+            if let Some(ready) = opened.ready.get() {
+                // Asked for in the parent, too: its descriptor is not the child's.
+                opened.group.stats()?;
+                return Ok(ready.as_fd().as_raw_fd());
+            }
+            let made = opened.group.readiness()?;
+            Ok(opened.ready.get_or_init(|| made).as_fd().as_raw_fd())
         };
-        let timeout = timeout.map(|t| t.0);
-        let deliveries = wait::in_slices(py, timeout, step, || self.check_open())?;
-        let deliveries = deliveries.unwrap_or_default();
-        Ok(deliveries.into_iter().map(Message::new).collect())
+        self.kept.call(py, || self.again(py), descriptor)
     }
 
     /// Acknowledges many messages at once. All are tried; if some cannot be, the first one's error
@@ -173,7 +329,9 @@ impl Group {
     fn ack_many(&self, py: Python<'_>, messages: Vec<Py<Message>>) -> PyResult<()> {
         let total = messages.len();
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
-        let results = py.detach(|| self.inner.ack_many(deliveries));
+        // The messages are those of the process that received them, and so is what acks them.
+        let group = self.kept.now().group;
+        let results = py.detach(|| group.ack_many(deliveries));
         for (message, result) in messages.iter().zip(&results) {
             message.get().answered(result);
         }
@@ -189,13 +347,13 @@ impl Group {
 
     /// Counters of the group: a keepq.GroupStats.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = py.detach(|| self.inner.stats()).or_raise(py)?;
+        let stats = self.call(py, engine::Group::stats)?;
         report::group(py, &stats)
     }
 
     /// How many messages can be received now.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(py.detach(|| self.inner.stats()).or_raise(py)?.ready)
+        Ok(self.call(py, engine::Group::stats)?.ready)
     }
 
     /// Closes this handle: waits in other threads and iterations end within 0.1 s. Messages already
@@ -211,7 +369,7 @@ impl Group {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Message>> {
         match self.one(py, None, false) {
             // Closing the group is how an iteration ends; a closed store is still an error.
-            Err(_) if self.check_open().is_err() => Ok(None),
+            Err(_) if self.closed.load(Ordering::Acquire) => Ok(None),
             result => result,
         }
     }
@@ -229,11 +387,28 @@ impl Group {
         self.close();
     }
 
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let again = py.import("keepq._handles")?.getattr("group")?;
+        let options = Given::new(py)
+            .note("lease", self.args.lease)?
+            .note("max_attempts", self.args.max_attempts)?
+            .note("ack_flush", self.args.ack_flush)?
+            .note("backoff", self.args.backoff)?
+            .note("start", self.args.start)?;
+        let names = (self.topic.clone_ref(py), self.name.clone_ref(py));
+        let store = self.store.clone_ref(py);
+        (again, (store, names.0, names.1, options.done())).into_pyobject(py)
+    }
+
     fn __repr__(&self) -> String {
+        let closed = if self.closed.load(Ordering::Acquire) {
+            ", closed"
+        } else {
+            ""
+        };
         format!(
-            "<keepq.Group {:?} of {:?}>",
-            self.inner.name(),
-            self.inner.topic()
+            "<keepq.Group {:?} of {:?}{closed}>",
+            &*self.name, &*self.topic
         )
     }
 }

@@ -8,10 +8,12 @@
 mod args;
 mod error;
 mod group;
+mod kept;
 mod message;
 mod producer;
 mod report;
 mod send;
+mod sends;
 mod store;
 mod topic;
 mod wait;

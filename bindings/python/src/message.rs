@@ -1,12 +1,12 @@
 //! A received message.
 
-use crate::args::{FlushMode, Seconds};
+use crate::args::{self, FlushMode, Seconds};
 use crate::error::OrRaise;
 use engine::{Code, Delivery, Error, Result};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDateTime, PyDict, PyTzInfo};
+use pyo3::types::{PyBytes, PyDateTime, PyDict};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A received message under a lease. Settle it with ack(), nack() or reject(), or use it in a with
@@ -134,11 +134,7 @@ impl Message {
     /// When it was sent: an aware datetime in UTC.
     #[getter]
     fn sent_at<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDateTime>> {
-        // Exact: a float holds the milliseconds of the next 200,000 years, and datetime rounds to
-        // microseconds.
-        #[allow(clippy::cast_precision_loss)]
-        let seconds = self.delivery().sent_at_ms() as f64 / 1000.0;
-        PyDateTime::from_timestamp(py, seconds, Some(&*PyTzInfo::utc(py)?))
+        args::datetime(py, self.delivery().sent_at_ms())
     }
 
     /// The name of the producer that sent it, or None.

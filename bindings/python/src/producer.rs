@@ -1,26 +1,27 @@
 //! Named producers: their messages are numbered, so that none is stored twice.
 
-use crate::args::{Buffer, FlushMode, Headers, Outgoing, Timeout, outgoing};
+use crate::args::{Buffer, FlushMode, Headers, Outgoing, Timeout, WhenFullArg, outgoing};
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
-use crate::topic::Topic;
+use crate::store::Store;
+use crate::topic::{Callbacks, Topic, sent_by_us};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use std::sync::{Mutex, PoisonError};
 
 /// A named producer, whose sequences have no gaps. Opening the name again fences this handle. Made
-/// by Store.producer.
+/// by Store.producer. Usable from any thread.
 #[pyclass(module = "keepq", frozen)]
 pub(crate) struct Producer {
     inner: engine::Producer,
-    store: engine::Store,
+    store: Py<Store>,
     /// The topic last sent to by name. Never locked across an engine call.
-    last: Mutex<Option<engine::Topic>>,
+    last: Mutex<Option<Py<Topic>>>,
 }
 
 impl Producer {
-    pub(crate) fn new(inner: engine::Producer, store: engine::Store) -> Self {
+    pub(crate) fn new(inner: engine::Producer, store: Py<Store>) -> Self {
         Self {
             inner,
             store,
@@ -28,20 +29,21 @@ impl Producer {
         }
     }
 
-    fn topic(&self, topic: &Bound<'_, PyAny>) -> PyResult<engine::Topic> {
+    fn topic(&self, topic: &Bound<'_, PyAny>) -> PyResult<Py<Topic>> {
         let py = topic.py();
         if let Ok(topic) = topic.cast::<Topic>() {
-            return Ok(topic.get().inner.clone());
+            return Ok(topic.clone().unbind());
         }
         let Ok(name) = topic.extract::<PyBackedStr>() else {
             return Err(PyTypeError::new_err("a topic is its name or a keepq.Topic"));
         };
         let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(topic) = last().as_ref().filter(|t| t.name() == &*name) {
-            return Ok(topic.clone());
+        if let Some(topic) = last().as_ref().filter(|t| t.get().is_named(&name)) {
+            return Ok(topic.clone_ref(py));
         }
-        let topic = py.detach(|| self.store.topic(&name)).or_raise(py)?;
-        *last() = Some(topic.clone());
+        let topic = Topic::open(self.store.bind(py), name, None, true)?;
+        let topic = Py::new(py, topic)?;
+        *last() = Some(topic.clone_ref(py));
         Ok(topic)
     }
 }
@@ -82,35 +84,130 @@ impl Producer {
         timeout: Timeout,
     ) -> PyResult<SendResult> {
         let topic = self.topic(topic)?;
-        let flush = flush.map(|f| f.0);
+        let topic = topic.get();
         let out = Outgoing {
             body,
             key,
             tag,
             headers,
-            flush,
+            flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),
+            when_full: None,
         };
+        // In a forked child the topic would be opened anew, but never this producer.
+        let topic = topic.now();
         let sent = py.detach(|| self.inner.send(&topic, seq, &out.out()));
         sent.map(SendResult::new).or_raise(py)
     }
 
+    /// Sends one message with its number without waiting for the disk: as Topic.send_async.
+    #[pyo3(
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
+                     timeout=Timeout::Default, when_full=None, on_success=None,
+                     on_exception=None),
+        text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
+                          flush=None, timeout=..., when_full='block', on_success=None, \
+                          on_exception=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // They are named ones in Python.
+    fn send_async(
+        &self,
+        py: Python<'_>,
+        topic: &Bound<'_, PyAny>,
+        body: Buffer,
+        seq: Option<u64>,
+        key: Option<PyBackedStr>,
+        tag: Option<PyBackedStr>,
+        headers: Option<Headers>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
+        when_full: Option<WhenFullArg>,
+        on_success: Option<Py<PyAny>>,
+        on_exception: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let topic = self.topic(topic)?;
+        let topic = topic.get();
+        let out = Outgoing {
+            body,
+            key,
+            tag,
+            headers,
+            flush: flush.map(|f| f.0).or(topic.flush),
+            timeout: timeout.for_engine(),
+            when_full: when_full.map(|w| w.0),
+        };
+        // In a forked child this raises, before the topic could be opened anew.
+        py.detach(|| self.inner.next_seq()).or_raise(py)?;
+        let callbacks = Callbacks {
+            on_success,
+            on_exception,
+        };
+        topic.start(py, callbacks, &out, |topic| {
+            self.inner.send_async(topic, seq, &out.out())
+        })
+    }
+
+    /// Sends one message with its number and forgets it: as Topic.send_oneway. A gap and a fenced
+    /// handle are counted, too.
+    #[pyo3(
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
+                     timeout=Timeout::Default, when_full=None),
+        text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
+                          flush=None, timeout=..., when_full='block')"
+    )]
+    #[allow(clippy::too_many_arguments)] // They are named ones in Python.
+    fn send_oneway(
+        &self,
+        py: Python<'_>,
+        topic: &Bound<'_, PyAny>,
+        body: Buffer,
+        seq: Option<u64>,
+        key: Option<PyBackedStr>,
+        tag: Option<PyBackedStr>,
+        headers: Option<Headers>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
+        when_full: Option<WhenFullArg>,
+    ) -> PyResult<()> {
+        let topic = self.topic(topic)?;
+        let topic = topic.get();
+        let out = Outgoing {
+            body,
+            key,
+            tag,
+            headers,
+            flush: flush.map(|f| f.0).or(topic.flush),
+            timeout: timeout.for_engine(),
+            when_full: when_full.map(|w| w.0),
+        };
+        let topic = topic.now();
+        py.detach(|| self.inner.send_oneway(&topic, seq, &out.out()));
+        Ok(())
+    }
+
     /// Sends many messages with consecutive sequences from first (None = the next) and one flush.
     /// Returns a SendMany.
-    #[pyo3(signature = (topic, messages, *, first=None))]
+    #[pyo3(
+        signature = (topic, messages, *, first=None, flush=None, timeout=Timeout::Default),
+        text_signature = "($self, topic, messages, *, first=None, flush=None, timeout=...)"
+    )]
     fn send_many(
         &self,
         py: Python<'_>,
         topic: &Bound<'_, PyAny>,
         messages: &Bound<'_, PyAny>,
         first: Option<u64>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
     ) -> PyResult<SendMany> {
-        let messages = outgoing(messages)?;
         let topic = self.topic(topic)?;
+        let topic = topic.get();
+        let messages = outgoing(messages, flush.map(|f| f.0).or(topic.flush), timeout)?;
+        let topic = topic.now();
         let send = || {
             let first = first.map_or_else(|| self.inner.next_seq(), Ok)?;
             let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
-            Ok(self.inner.send_many(&topic, first, &out))
+            sent_by_us(self.inner.send_many(&topic, first, &out))
         };
         py.detach(send).map(SendMany::new).or_raise(py)
     }

@@ -58,6 +58,7 @@ pub(crate) fn store<'py>(py: Python<'py>, s: &StoreStats) -> Object<'py> {
         members: s.members,
         outstanding: s.outstanding,
         flushes: s.flushes,
+        oneway_failed: s.oneway_failed,
         topics: tuple(py, &s.topics, topic)?,
         groups: tuple(py, &s.groups, group)?,
     })

@@ -1,39 +1,109 @@
 //! Opening and using a store.
 
-use crate::args::{FlushMode, Seconds, Timeout};
+use crate::args::{FlushMode, Given, Seconds, Timeout};
 use crate::error::{OrRaise, new, refuse};
-use crate::group::{self, Group};
+use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
+use crate::kept::Kept;
 use crate::producer::Producer;
+use crate::sends::{self, Sends};
 use crate::topic::Topic;
 use crate::{report, wait};
 use engine::{Code, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use std::path::PathBuf;
+use pyo3::types::{PyDict, PyTuple};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// An open store: a directory that any number of processes share. Made by keepq.open.
-#[pyclass(module = "keepq", frozen)]
+/// How long a send may take where nothing else is said.
+const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many asynchronous sends may be in flight where nothing else is said.
+const MAX_IN_FLIGHT: u32 = 1024;
+
+/// The store as this process has it open. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub(crate) store: engine::Store,
+    pub(crate) sends: Arc<Sends>,
+    /// The process that opened it.
+    pid: u32,
+}
+
+impl Opened {
+    fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
+/// How the store is opened, here and again.
+struct How {
+    /// Absolute: a child may have gone elsewhere.
+    path: PathBuf,
+    options: StoreOptions,
+    send_timeout: Duration,
+    max_in_flight: u32,
+}
+
+impl How {
+    fn open(&self, path: &Path, options: StoreOptions) -> Result<Opened> {
+        Ok(Opened {
+            store: options.open(path)?,
+            sends: Sends::new(self.max_in_flight),
+            pid: std::process::id(),
+        })
+    }
+
+    /// Once more: it is there, and not to be made.
+    fn again(&self) -> Result<Opened> {
+        let options = self.options.clone().create(false).exist_ok(true);
+        self.open(&self.path, options)
+    }
+}
+
+/// An open store: a directory that any number of processes share. Made by keepq.open. Usable from
+/// any thread. In a forked child the store, its topics and its groups are opened anew at their first
+/// use. Pickled, they are their path and options, and are opened where they are unpickled.
+#[pyclass(module = "keepq", frozen, weakref)]
 pub(crate) struct Store {
-    inner: engine::Store,
+    path: PathBuf,
+    how: How,
+    given: Py<PyDict>,
+    /// There until it is dropped.
+    kept: Option<Kept<Opened>>,
+    closed: AtomicBool,
 }
 
 /// Opens a store: a directory that any number of processes share; makes it if need be.
 ///
 /// create=False: a missing store is NotFound. exist_ok=False: an existing one is AlreadyExists.
+/// read_only=True: to look only; no lock is taken and nothing is written, received or settled.
 /// flush="sync": a message is on disk when send returns; "async": in shared memory, which survives
-/// the death of every process, and on disk within flush_interval seconds. send_timeout in seconds,
-/// None = for ever. mode: permission bits of a new store's files. segment_size, ring_size (bytes)
-/// and slots are fixed when the store is made. allow_unsafe_filesystem=True opens on network, FUSE
-/// and memory file systems, without the guarantees those cannot give.
+/// the death of every process, and on disk within flush_interval seconds. send_timeout: seconds
+/// that a send may take over all its attempts (None = for ever); send_retries: how many attempts
+/// follow the first after an error that may pass. max_in_flight, max_in_flight_bytes: the most
+/// asynchronous sends, and bytes of their bodies, that wait for their results at a time.
+///
+/// Fixed when the store is made, ConfigMismatch when another value is given later: mode, permission
+/// bits of its files (0o660 with a set-group-id directory shares it within a group); runtime_dir,
+/// an absolute path for its shared memory; segment_size and ring_size in bytes; slots, the most
+/// messages outstanding. allow_unsafe_filesystem=True opens on network, FUSE and memory file
+/// systems, without the guarantees those cannot give.
+///
+/// Raises NotFound, AlreadyExists, IncompatibleError, ConfigMismatch, Busy, CorruptError,
+/// StorageError, InvalidArgument.
 #[pyfunction]
 #[pyo3(
-    signature = (path, *, create=true, exist_ok=true, flush=None, mode=0o600, read_only=false,
-                 send_timeout=Timeout::Default, flush_interval=None, segment_size=None,
-                 ring_size=None, slots=None, allow_unsafe_filesystem=false),
+    signature = (path, *, create=true, exist_ok=true, flush=None, mode=None, read_only=false,
+                 runtime_dir=None, send_timeout=Timeout::Default, send_retries=None,
+                 max_in_flight=None, max_in_flight_bytes=None, flush_interval=None,
+                 segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false),
     text_signature = "(path, *, create=True, exist_ok=True, flush='sync', mode=0o600, \
-                      read_only=False, send_timeout=3, flush_interval=0.01, segment_size=None, \
-                      ring_size=None, slots=None, allow_unsafe_filesystem=False)"
+                      read_only=False, runtime_dir=None, send_timeout=3, send_retries=2, \
+                      max_in_flight=1024, max_in_flight_bytes=67108864, flush_interval=0.01, \
+                      segment_size=None, ring_size=None, slots=None, \
+                      allow_unsafe_filesystem=False)"
 )]
 #[allow(clippy::too_many_arguments)] // They are named ones in Python.
 pub(crate) fn open(
@@ -42,21 +112,37 @@ pub(crate) fn open(
     create: bool,
     exist_ok: bool,
     flush: Option<FlushMode>,
-    mode: u32,
+    mode: Option<u32>,
     read_only: bool,
+    runtime_dir: Option<PathBuf>,
     send_timeout: Timeout,
+    send_retries: Option<u32>,
+    max_in_flight: Option<u32>,
+    max_in_flight_bytes: Option<u64>,
     flush_interval: Option<Seconds>,
     segment_size: Option<u64>,
     ring_size: Option<u64>,
     slots: Option<u32>,
     allow_unsafe_filesystem: bool,
 ) -> PyResult<Store> {
-    refuse(py, &[("read_only", read_only)])?;
     let mut options = StoreOptions::default()
         .create(create)
         .exist_ok(exist_ok)
+        .read_only(read_only)
         .allow_unsafe_filesystem(allow_unsafe_filesystem);
-    if mode != 0o600 {
+    macro_rules! given {
+        ($($option:ident),*) => {
+            $( if let Some(value) = $option.clone() { options = options.$option(value); } )*
+        };
+    }
+    given!(
+        runtime_dir,
+        send_retries,
+        max_in_flight,
+        max_in_flight_bytes
+    );
+    given!(segment_size, ring_size, slots);
+    if let Some(mode) = mode.filter(|&mode| mode != 0o600) {
         // The default is no wish: a store that was made with another mode opens as it is.
         options = options.mode(mode);
     }
@@ -69,168 +155,220 @@ pub(crate) fn open(
     if let Some(Seconds(interval)) = flush_interval {
         options = options.flush_interval(interval);
     }
-    if let Some(size) = segment_size {
-        options = options.segment_size(size);
+    let mut given = Given::new(py)
+        .note("flush", flush)?
+        .note("mode", mode)?
+        .note("read_only", read_only.then_some(true))?
+        .note("runtime_dir", runtime_dir)?
+        .note("send_retries", send_retries)?
+        .note("max_in_flight", max_in_flight)?
+        .note("max_in_flight_bytes", max_in_flight_bytes)?
+        .note("flush_interval", flush_interval)?
+        .note("segment_size", segment_size)?
+        .note("ring_size", ring_size)?
+        .note("slots", slots)?
+        .note(
+            "allow_unsafe_filesystem",
+            allow_unsafe_filesystem.then_some(true),
+        )?;
+    if let Timeout::Given(timeout) = send_timeout {
+        given = given.note("send_timeout", Some(timeout.map(Seconds)))?;
     }
-    if let Some(size) = ring_size {
-        options = options.ring_size(size);
-    }
-    if let Some(slots) = slots {
-        options = options.slots(slots);
-    }
-    let inner = py.detach(|| options.open(path)).or_raise(py)?;
-    Ok(Store { inner })
+    let how = How {
+        path: std::path::absolute(&path)?,
+        options,
+        send_timeout: send_timeout.for_engine().unwrap_or(SEND_TIMEOUT),
+        max_in_flight: max_in_flight.unwrap_or(MAX_IN_FLIGHT),
+    };
+    let options = how.options.clone();
+    let opened = py.detach(|| how.open(&path, options)).or_raise(py)?;
+    Ok(Store {
+        path,
+        how,
+        given: given.done(),
+        kept: Some(Kept::new(opened)),
+        closed: AtomicBool::new(false),
+    })
 }
 
 impl Store {
+    fn kept(&self) -> &Kept<Opened> {
+        self.kept.as_ref().expect("only drop takes it")
+    }
+
+    /// Calls the engine on this store, in a forked child on its own.
+    pub(crate) fn call<R: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl Fn(&Opened) -> Result<R> + Send + Sync,
+    ) -> PyResult<R> {
+        self.kept().call(py, || self.again(py), call)
+    }
+
+    /// The store as this process has it open.
+    fn current(&self, py: Python<'_>) -> PyResult<Opened> {
+        let opened = self.kept().now();
+        if opened.is_ours() {
+            return Ok(opened);
+        }
+        self.kept().replace(|| self.again(py))
+    }
+
+    /// Opens the store for a forked child.
+    fn again(&self, py: Python<'_>) -> PyResult<Opened> {
+        if self.closed.load(Ordering::Acquire) {
+            let text = format!("the store {} was closed", self.path.display());
+            return Err(new(py, Code::Closed, text));
+        }
+        py.detach(|| self.how.again()).or_raise(py)
+    }
+
+    /// How long a send may take.
+    pub(crate) fn send_timeout(&self) -> Duration {
+        self.how.send_timeout
+    }
+
     /// Settles by receipt.
     fn settle(
         &self,
         py: Python<'_>,
         receipt: &str,
-        settle: impl FnOnce(&engine::Store, &Receipt) -> Result<()> + Send,
+        settle: impl Fn(&engine::Store, &Receipt) -> Result<()> + Send + Sync,
     ) -> PyResult<()> {
         let receipt: Receipt = receipt.parse::<Receipt>().or_raise(py)?;
-        py.detach(|| settle(&self.inner, &receipt)).or_raise(py)
+        self.call(py, |opened| settle(&opened.store, &receipt))
     }
 }
 
 #[pymethods]
 impl Store {
-    /// The store's directory.
+    /// The store's directory, as it was given.
     #[getter]
     fn path<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.inner
-            .path()
-            .to_path_buf()
-            .into_pyobject(py)
-            .map(Bound::into_any)
+        self.path.as_path().into_pyobject(py).map(Bound::into_any)
     }
 
     /// What opening found and did: a keepq.RecoveryReport.
     #[getter]
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        report::recovery(py, self.inner.recovery())
+        report::recovery(py, self.kept().now().store.recovery())
     }
 
     /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise.
-    #[pyo3(signature = (name, *, flush=None, retain=None, max_bytes=None, max_messages=None,
-                        when_full=None))]
+    /// create=False: a missing one is NotFound. Raises InvalidName.
+    #[pyo3(signature = (name, *, flush=None, create=true, retain=None, max_bytes=None,
+                        max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn topic(
-        &self,
-        py: Python<'_>,
+        slf: Bound<'_, Self>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
+        create: bool,
         retain: Option<&Bound<'_, PyAny>>,
         max_bytes: Option<&Bound<'_, PyAny>>,
         max_messages: Option<&Bound<'_, PyAny>>,
         when_full: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Topic> {
-        refuse(
-            py,
-            &[
-                ("retain", retain.is_some()),
-                ("max_bytes", max_bytes.is_some()),
-                ("max_messages", max_messages.is_some()),
-                ("when_full", when_full.is_some()),
-            ],
-        )?;
-        let topic = py.detach(|| self.inner.topic(&name)).or_raise(py)?;
-        Ok(Topic::new(topic, flush.map(|f| f.0)))
+        let options = [
+            ("retain", retain.is_some()),
+            ("max_bytes", max_bytes.is_some()),
+            ("max_messages", max_messages.is_some()),
+            ("when_full", when_full.is_some()),
+        ];
+        refuse(slf.py(), &options)?;
+        Topic::open(&slf, name, flush, create)
     }
 
     /// A consumer group of a topic; both are made if need be.
     ///
     /// lease: seconds a message stays with its receiver (30). max_attempts: deliveries before it
     /// becomes a dead letter (16). ack_flush: "async" (acks survive every process) or "sync" (power
-    /// cuts too). backoff: a keepq.Backoff. start: "earliest", "latest" or a sequence. Options are
-    /// stored when the group is made; a different explicit value later raises ConfigMismatch.
-    /// create=False: what is missing is NotFound.
+    /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest", a
+    /// sequence, or an aware datetime (the first message sent then or later). Options are stored
+    /// when the group is made; a different explicit value later raises ConfigMismatch. create=False:
+    /// what is missing is NotFound.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
                         backoff=None, start=None, create=true, tags=None, ordered=None,
                         broadcast=None, max_outstanding=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn group(
-        &self,
-        py: Python<'_>,
+        slf: Bound<'_, Self>,
         topic: PyBackedStr,
         name: PyBackedStr,
         lease: Option<Seconds>,
         max_attempts: Option<u32>,
         ack_flush: Option<FlushMode>,
-        backoff: Option<group::BackoffArg>,
-        start: Option<group::StartArg>,
+        backoff: Option<BackoffArg>,
+        start: Option<StartArg>,
         create: bool,
         tags: Option<&Bound<'_, PyAny>>,
         ordered: Option<&Bound<'_, PyAny>>,
         broadcast: Option<&Bound<'_, PyAny>>,
         max_outstanding: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Group> {
-        refuse(
-            py,
-            &[
-                ("tags", tags.is_some()),
-                ("ordered", ordered.is_some()),
-                ("broadcast", broadcast.is_some()),
-                ("max_outstanding", max_outstanding.is_some()),
-            ],
-        )?;
-        let open = || {
-            let mut options = self.inner.group(&topic, &name).create(create);
-            if let Some(Seconds(lease)) = lease {
-                options = options.lease(lease);
-            }
-            if let Some(n) = max_attempts {
-                options = options.max_attempts(n);
-            }
-            if let Some(FlushMode(flush)) = ack_flush {
-                options = options.ack_flush(flush);
-            }
-            if let Some(backoff) = backoff {
-                options = options.backoff(backoff.0);
-            }
-            if let Some(start) = start {
-                options = options.start(start.0);
-            }
-            options.open()
+        let options = [
+            ("tags", tags.is_some()),
+            ("ordered", ordered.is_some()),
+            ("broadcast", broadcast.is_some()),
+            ("max_outstanding", max_outstanding.is_some()),
+        ];
+        refuse(slf.py(), &options)?;
+        let args = GroupArgs {
+            lease,
+            max_attempts,
+            ack_flush,
+            backoff,
+            start,
+            create,
         };
-        py.detach(open).map(Group::new).or_raise(py)
+        Group::open(slf, topic, name, args)
     }
 
-    /// A named producer, made if it is new; its older handles are fenced.
-    fn producer(&self, py: Python<'_>, name: PyBackedStr) -> PyResult<Producer> {
-        let producer = py.detach(|| self.inner.producer(&name)).or_raise(py)?;
-        Ok(Producer::new(producer, self.inner.clone()))
+    /// A named producer, made if it is new; its older handles are fenced. It is not for forked
+    /// children: there it raises ForkedHandle, and a new one fences the parent's.
+    fn producer(slf: Bound<'_, Self>, name: PyBackedStr) -> PyResult<Producer> {
+        let py = slf.py();
+        let producer = slf.get().call(py, |opened| opened.store.producer(&name))?;
+        Ok(Producer::new(producer, slf.unbind()))
     }
 
-    /// Waits until everything sent before is on disk; raises Timeout when timeout seconds are over
-    /// first (None = wait for ever).
+    /// Waits until everything sent before is on disk and the callbacks of the asynchronous sends
+    /// before it have returned; raises Timeout when timeout seconds are over first (None = wait for
+    /// ever). Within a callback it does not wait for callbacks.
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<()> {
-        let step = |slice: Duration| Ok(self.inner.flush(Some(slice))?.then_some(()));
-        wait::in_slices(py, timeout.map(|t| t.0), step, || Ok(()))?.ok_or_else(|| {
-            new(
-                py,
-                Code::Timeout,
-                "the flush took longer than its timeout; call flush again",
-            )
-        })
+        let timeout = timeout.map(|t| t.0);
+        let late = || {
+            let text = "the flush took longer than its timeout; call flush again";
+            new(py, Code::Timeout, text)
+        };
+        let opened = self.current(py)?;
+        let step = |slice: Duration| {
+            let flushed = py.detach(|| opened.store.flush(Some(slice)));
+            Ok(flushed.or_raise(py)?.then_some(()))
+        };
+        wait::in_slices(py, timeout, step)?.ok_or_else(late)?;
+        opened
+            .sends
+            .drain(py, timeout)?
+            .then_some(())
+            .ok_or_else(late)
     }
 
     /// Counters of the store, its topics and groups: a keepq.StoreStats.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = py.detach(|| self.inner.stats()).or_raise(py)?;
+        let stats = self.call(py, |opened| opened.store.stats())?;
         report::store(py, &stats)
     }
 
     /// Reads and checks every file of the store: a keepq.VerifyReport.
     fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let found = py.detach(|| self.inner.verify()).or_raise(py)?;
+        let found = self.call(py, |opened| opened.store.verify())?;
         report::verify(py, &found)
     }
 
-    /// Acknowledges a message by its receipt, also one received by another process.
+    /// Acknowledges a message by its receipt, also one received by another process. Raises LeaseLost
+    /// when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
         self.settle(py, &receipt, |store, receipt| store.ack(receipt))
     }
@@ -243,7 +381,7 @@ impl Store {
         })
     }
 
-    /// Makes a message a dead letter by its receipt.
+    /// Makes a message a dead letter by its receipt. reason: at most 1,024 bytes of UTF-8.
     fn reject(&self, py: Python<'_>, receipt: PyBackedStr, reason: PyBackedStr) -> PyResult<()> {
         self.settle(py, &receipt, |store, receipt| {
             store.reject(receipt, &reason)
@@ -257,13 +395,24 @@ impl Store {
         })
     }
 
-    /// Flushes and closes. Everything made from this store raises Closed from now on. Closing again
-    /// does nothing.
+    /// Flushes and closes: every asynchronous send has its result and its callbacks have returned
+    /// when this does (called by a callback, it does not wait for them). Messages held by this
+    /// process are given back. Everything made from this store raises Closed from now on. Closing
+    /// again does nothing.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        match py.detach(|| self.inner.close()) {
-            Err(error) if error.code() == Code::Closed => Ok(()),
-            result => result.or_raise(py),
+        self.closed.store(true, Ordering::Release);
+        let opened = self.kept().now();
+        if !opened.is_ours() {
+            // What a parent has open is not for its child to close.
+            return Ok(());
         }
+        let closed = match py.detach(|| opened.store.close()) {
+            Err(error) if error.code() == Code::Closed => Ok(()),
+            result => result,
+        };
+        opened.sends.stop();
+        opened.sends.drain(py, None)?;
+        closed.or_raise(py)
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -280,7 +429,44 @@ impl Store {
         self.close(py)
     }
 
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let again = py.import("keepq._handles")?.getattr("store")?;
+        let path = self.how.path.as_path();
+        (again, (path, self.given.clone_ref(py))).into_pyobject(py)
+    }
+
     fn __repr__(&self) -> String {
-        format!("<keepq.Store {:?}>", self.inner.path())
+        let closed = if self.closed.load(Ordering::Acquire) {
+            ", closed"
+        } else {
+            ""
+        };
+        format!("<keepq.Store {:?}{closed}>", self.path)
+    }
+
+    /// In a forked child: the error for, and the futures of, what the parent sends.
+    fn _forked<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let futures = self.kept().now().sends.abandon();
+        (sends::forked(py).into_value(py), futures).into_pyobject(py)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        let opened = kept.now();
+        let ours = opened.is_ours();
+        let sends = Arc::clone(&opened.sends);
+        // The last handle closes the store, which takes its time: not under the GIL, if there is
+        // still one.
+        Python::try_attach(|py| {
+            py.detach(|| {
+                drop(opened);
+                drop(kept);
+                if ours {
+                    sends.stop();
+                }
+            });
+        });
     }
 }

@@ -1,23 +1,177 @@
 //! Topics: sending.
 
-use crate::args::{Buffer, FlushMode, Headers, Outgoing, Timeout, outgoing};
+use crate::args::{Buffer, FlushMode, Given, Headers, Outgoing, Timeout, WhenFullArg, outgoing};
 use crate::error::{OrRaise, refuse};
+use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
-use engine::Flush;
+use crate::sends::{self, Sends, Waiting};
+use crate::store::Store;
+use engine::{Code, Flush, Pending, Result, Sent, WhenFull};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
+use pyo3::types::PyTuple;
+use std::sync::Arc;
 
-/// A topic of an open store: messages are sent to it. Made by Store.topic.
+/// An option of a send that a later version of keepq has.
+type Later<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+/// A topic as this process has it open. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    pub(crate) topic: engine::Topic,
+    sends: Arc<Sends>,
+}
+
+/// A topic of an open store: messages are sent to it. Made by Store.topic. Usable from any thread.
 #[pyclass(module = "keepq", frozen)]
 pub(crate) struct Topic {
-    pub(crate) inner: engine::Topic,
+    kept: Kept<Opened>,
+    store: Py<Store>,
+    name: PyBackedStr,
     /// What sends of this handle do unless they say otherwise.
-    flush: Option<Flush>,
+    pub(crate) flush: Option<Flush>,
+}
+
+/// Refuses options of later versions: none is ignored silently.
+fn refuse_later(py: Python<'_>, given: [Later<'_, '_>; 6]) -> PyResult<()> {
+    const NAMES: [&str; 6] = ["order_key", "delay", "at", "ttl", "priority", "dedup_id"];
+    match given.iter().position(Option::is_some) {
+        None => Ok(()),
+        Some(at) => refuse(py, &[(NAMES[at], true)]),
+    }
 }
 
 impl Topic {
-    pub(crate) fn new(inner: engine::Topic, flush: Option<Flush>) -> Self {
-        Self { inner, flush }
+    pub(crate) fn open(
+        store: &Bound<'_, Store>,
+        name: PyBackedStr,
+        flush: Option<FlushMode>,
+        create: bool,
+    ) -> PyResult<Self> {
+        let opened = store.get().call(store.py(), |opened| {
+            let topic = if create {
+                opened.store.topic(&name)
+            } else {
+                opened.store.existing_topic(&name)
+            };
+            Ok(Opened {
+                topic: topic?,
+                sends: Arc::clone(&opened.sends),
+            })
+        })?;
+        Ok(Self {
+            kept: Kept::new(opened),
+            store: store.clone().unbind(),
+            name,
+            flush: flush.map(|f| f.0),
+        })
+    }
+
+    /// Opens the topic for a forked child.
+    fn again(&self, py: Python<'_>) -> PyResult<Opened> {
+        self.store.get().call(py, |opened| {
+            Ok(Opened {
+                topic: opened.store.existing_topic(&self.name)?,
+                sends: Arc::clone(&opened.sends),
+            })
+        })
+    }
+
+    /// Calls the engine on this topic, in a forked child on its own.
+    pub(crate) fn call<R: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl Fn(&engine::Topic) -> Result<R> + Send + Sync,
+    ) -> PyResult<R> {
+        self.kept.call(py, || self.again(py), |o| call(&o.topic))
+    }
+
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        *self.name == *name
+    }
+
+    /// The engine's handle as it is now; in a forked child perhaps still that of the parent.
+    pub(crate) fn now(&self) -> engine::Topic {
+        self.kept.now().topic
+    }
+
+    /// Sends without waiting for the disk: `start` makes the send. Gives its future.
+    pub(crate) fn start(
+        &self,
+        py: Python<'_>,
+        callbacks: Callbacks,
+        out: &Outgoing,
+        start: impl Fn(&engine::Topic) -> Result<Pending> + Send + Sync,
+    ) -> PyResult<Py<PyAny>> {
+        let future = sends::python(py, "future")?.call0()?.unbind();
+        let mut opened = self.kept.now();
+        loop {
+            let sends = Arc::clone(&opened.sends);
+            let timeout = out.timeout.unwrap_or(self.store.get().send_timeout());
+            sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
+            sends.start(self.store.bind(py))?;
+            let index = sends.enter(callbacks.waiting(py, &future));
+            let started: Result<_> = py.detach(|| {
+                let pending = start(&opened.topic)?;
+                let known = known(&pending);
+                if known.is_none() {
+                    sends.watch(index, &pending);
+                }
+                Ok(known)
+            });
+            match started {
+                Ok(None) => return Ok(future),
+                // Nothing is waited for, so nobody has to be woken.
+                Ok(Some(sent)) if callbacks.is_empty() => {
+                    sends.withdraw(index);
+                    let sent = SendResult::new(sent);
+                    future.call_method1(py, "set_result", (sent,))?;
+                    return Ok(future);
+                }
+                Ok(Some(sent)) => {
+                    sends.settled(index, Ok(sent));
+                    return Ok(future);
+                }
+                Err(e) if e.code() == Code::ForkedHandle => {
+                    sends.withdraw(index);
+                    opened = self.kept.replace(|| self.again(py))?;
+                }
+                Err(e) => {
+                    sends.withdraw(index);
+                    return Err(e).or_raise(py);
+                }
+            }
+        }
+    }
+}
+
+/// The result of a send if it is there already.
+fn known(pending: &Pending) -> Option<Sent> {
+    if pending.is_done() {
+        pending.poll().ok().flatten()
+    } else {
+        None
+    }
+}
+
+/// What a program wants to be called with.
+pub(crate) struct Callbacks {
+    pub(crate) on_success: Option<Py<PyAny>>,
+    pub(crate) on_exception: Option<Py<PyAny>>,
+}
+
+impl Callbacks {
+    fn is_empty(&self) -> bool {
+        self.on_success.is_none() && self.on_exception.is_none()
+    }
+
+    fn waiting(&self, py: Python<'_>, future: &Py<PyAny>) -> Waiting {
+        let clone = |callback: &Option<Py<PyAny>>| callback.as_ref().map(|c| c.clone_ref(py));
+        Waiting {
+            future: future.clone_ref(py),
+            on_success: clone(&self.on_success),
+            on_exception: clone(&self.on_exception),
+        }
     }
 }
 
@@ -26,14 +180,18 @@ impl Topic {
     /// The topic's name.
     #[getter]
     fn name(&self) -> &str {
-        self.inner.name()
+        &self.name
     }
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like; key and tag are str of at most 255 bytes of UTF-8; headers maps str to
-    /// bytes-like. flush="sync": on disk when send returns; "async": in shared memory. timeout in
-    /// seconds, None = for ever; left out: as the store was opened with.
+    /// body is bytes-like, at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
+    /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
+    /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
+    /// left out: as the store was opened with.
+    ///
+    /// Raises SendError (appended, not confirmed in time: wait with flush, do not send again),
+    /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it.
     #[pyo3(
         signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
                      at=None, ttl=None, priority=None, dedup_id=None, flush=None,
@@ -50,74 +208,162 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<Headers>,
-        order_key: Option<&Bound<'_, PyAny>>,
-        delay: Option<&Bound<'_, PyAny>>,
-        at: Option<&Bound<'_, PyAny>>,
-        ttl: Option<&Bound<'_, PyAny>>,
-        priority: Option<&Bound<'_, PyAny>>,
-        dedup_id: Option<&Bound<'_, PyAny>>,
+        order_key: Later<'_, '_>,
+        delay: Later<'_, '_>,
+        at: Later<'_, '_>,
+        ttl: Later<'_, '_>,
+        priority: Later<'_, '_>,
+        dedup_id: Later<'_, '_>,
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
-        refuse(
-            py,
-            &[
-                ("order_key", order_key.is_some()),
-                ("delay", delay.is_some()),
-                ("at", at.is_some()),
-                ("ttl", ttl.is_some()),
-                ("priority", priority.is_some()),
-                ("dedup_id", dedup_id.is_some()),
-            ],
-        )?;
-        let flush = flush.map(|f| f.0).or(self.flush);
+        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
         let out = Outgoing {
             body,
             key,
             tag,
             headers,
-            flush,
+            flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
+            when_full: None,
         };
-        let send = || {
-            let out = out.out();
-            let mut message = self.inner.message(out.body);
-            if let Some(key) = out.key {
-                message = message.key(key);
-            }
-            if let Some(tag) = out.tag {
-                message = message.tag(tag);
-            }
-            for (name, value) in out.headers {
-                message = message.header(name, value);
-            }
-            if let Some(flush) = out.flush {
-                message = message.flush(flush);
-            }
-            if let Some(timeout) = out.timeout {
-                message = message.timeout(timeout);
-            }
-            message.send()
-        };
-        py.detach(send).map(SendResult::new).or_raise(py)
+        let sent = self.call(py, |topic| topic.send_message(&out.out()))?;
+        Ok(SendResult::new(sent))
     }
 
-    /// Sends many messages with one flush; not atomic. Each is bytes-like or a keepq.Msg. Returns a
-    /// SendMany: .ok are the results of those sent, .failed the (index, exception) of the others.
-    fn send_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>) -> PyResult<SendMany> {
-        let mut messages = outgoing(messages)?;
-        for message in &mut messages {
-            message.flush = message.flush.or(self.flush);
-        }
-        Ok(SendMany::new(py.detach(|| {
+    /// Sends one message without waiting for the disk: it is in the log when this returns, and the
+    /// concurrent.futures.Future gets the SendResult once it is as durable as asked, or the error.
+    ///
+    /// on_success(result) and on_exception(error) are called on one thread of the store, one after
+    /// the other; what they raise is logged. They may send and close; they must not wait for other
+    /// results. While max_in_flight sends wait for their results or callbacks it waits for room, at
+    /// most timeout; when_full="raise": it raises Full. The future cannot be cancelled. In a forked
+    /// child it ends with ForkedHandle.
+    ///
+    /// Takes and raises what send does; an error after the append is the future's.
+    #[pyo3(
+        signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
+                     at=None, ttl=None, priority=None, dedup_id=None, flush=None,
+                     timeout=Timeout::Default, when_full=None, on_success=None,
+                     on_exception=None),
+        text_signature = "($self, body, *, key=None, tag=None, headers=None, order_key=None, \
+                          delay=None, at=None, ttl=None, priority=None, dedup_id=None, \
+                          flush=None, timeout=..., when_full='block', on_success=None, \
+                          on_exception=None)"
+    )]
+    #[allow(clippy::too_many_arguments)] // They are named ones in Python.
+    fn send_async(
+        &self,
+        py: Python<'_>,
+        body: Buffer,
+        key: Option<PyBackedStr>,
+        tag: Option<PyBackedStr>,
+        headers: Option<Headers>,
+        order_key: Later<'_, '_>,
+        delay: Later<'_, '_>,
+        at: Later<'_, '_>,
+        ttl: Later<'_, '_>,
+        priority: Later<'_, '_>,
+        dedup_id: Later<'_, '_>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
+        when_full: Option<WhenFullArg>,
+        on_success: Option<Py<PyAny>>,
+        on_exception: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let out = Outgoing {
+            body,
+            key,
+            tag,
+            headers,
+            flush: flush.map(|f| f.0).or(self.flush),
+            timeout: timeout.for_engine(),
+            when_full: when_full.map(|w| w.0),
+        };
+        let callbacks = Callbacks {
+            on_success,
+            on_exception,
+        };
+        let start = |topic: &engine::Topic| topic.send_message_async(&out.out());
+        self.start(py, callbacks, &out, start)
+    }
+
+    /// Sends one message and forgets it: it is in the log when this returns. A failure is told to
+    /// nobody, but counted in StoreStats.oneway_failed; only a wrong argument is raised.
+    #[pyo3(
+        signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
+                     at=None, ttl=None, priority=None, dedup_id=None, flush=None,
+                     timeout=Timeout::Default, when_full=None),
+        text_signature = "($self, body, *, key=None, tag=None, headers=None, order_key=None, \
+                          delay=None, at=None, ttl=None, priority=None, dedup_id=None, \
+                          flush=None, timeout=..., when_full='block')"
+    )]
+    #[allow(clippy::too_many_arguments)] // They are named ones in Python.
+    fn send_oneway(
+        &self,
+        py: Python<'_>,
+        body: Buffer,
+        key: Option<PyBackedStr>,
+        tag: Option<PyBackedStr>,
+        headers: Option<Headers>,
+        order_key: Later<'_, '_>,
+        delay: Later<'_, '_>,
+        at: Later<'_, '_>,
+        ttl: Later<'_, '_>,
+        priority: Later<'_, '_>,
+        dedup_id: Later<'_, '_>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
+        when_full: Option<WhenFullArg>,
+    ) -> PyResult<()> {
+        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let out = Outgoing {
+            body,
+            key,
+            tag,
+            headers,
+            flush: flush.map(|f| f.0).or(self.flush),
+            timeout: timeout.for_engine(),
+            when_full: when_full.map(|w| w.0),
+        };
+        self.call(py, |topic| {
+            // A one-way send tells nobody that its handle is a parent's, so this is asked first.
+            if let Err(e) = topic.bounds() {
+                if e.code() == Code::ForkedHandle {
+                    return Err(e);
+                }
+            }
+            topic.send_message_oneway(&out.out());
+            Ok(())
+        })
+    }
+
+    /// Sends many messages with one flush; not atomic. Each is bytes-like or a keepq.Msg. flush and
+    /// timeout (for all together) are those of messages that say nothing. Returns a SendMany: .ok
+    /// are the results of those sent, .failed the (index, exception) of the others.
+    #[pyo3(
+        signature = (messages, *, flush=None, timeout=Timeout::Default),
+        text_signature = "($self, messages, *, flush=None, timeout=...)"
+    )]
+    fn send_many(
+        &self,
+        py: Python<'_>,
+        messages: &Bound<'_, PyAny>,
+        flush: Option<FlushMode>,
+        timeout: Timeout,
+    ) -> PyResult<SendMany> {
+        let messages = outgoing(messages, flush.map(|f| f.0).or(self.flush), timeout)?;
+        self.call(py, |topic| {
             let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
-            self.inner.send_many(&out)
-        })))
+            sent_by_us(topic.send_many(&out))
+        })
+        .map(SendMany::new)
     }
 
     /// How many messages of the topic are kept.
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        let len = py.detach(|| self.inner.len()).or_raise(py)?;
+        let len = self.call(py, engine::Topic::len)?;
         Ok(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
@@ -126,7 +372,22 @@ impl Topic {
         true
     }
 
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let again = py.import("keepq._handles")?.getattr("topic")?;
+        let options = Given::new(py).note("flush", self.flush.map(FlushMode))?;
+        let store = self.store.clone_ref(py);
+        (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
+    }
+
     fn __repr__(&self) -> String {
-        format!("<keepq.Topic {:?}>", self.inner.name())
+        format!("<keepq.Topic {:?}>", &*self.name)
+    }
+}
+
+/// The results of many sends; an error if they were made by a parent's handle, so by nobody.
+pub(crate) fn sent_by_us(results: Vec<Result<Sent>>) -> Result<Vec<Result<Sent>>> {
+    match results.first() {
+        Some(Err(e)) if e.code() == Code::ForkedHandle => Err(e.clone()),
+        _ => Ok(results),
     }
 }
