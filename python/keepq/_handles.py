@@ -27,6 +27,6 @@ def topic(store: Store, name: str, options: Mapping[str, Any]) -> Topic:
 def group(store: Store, topic: str, name: str, options: Mapping[str, Any]) -> Group:
     """A group of it."""
     try:
-        return store.group(topic, name, create=False)
+        return store.group(topic, name, create=False, codec=options.get("codec"))
     except NotFound:
         return store.group(topic, name, **options)

@@ -5,8 +5,9 @@ from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
+from ._codecs import CodecName
 from ._errors import Error
 from ._types import (
     Backoff,
@@ -14,7 +15,6 @@ from ._types import (
     Duration,
     Flush,
     GroupStats,
-    Msg,
     RecoveryReport,
     SendStatus,
     StoreStats,
@@ -56,6 +56,7 @@ def open(
     ring_size: int | None = None,
     slots: int | None = None,
     allow_unsafe_filesystem: bool = False,
+    codec: CodecName | None = None,
 ) -> Store: ...
 def cli_main(argv: Sequence[str]) -> int: ...
 def codes() -> dict[int, tuple[str, bool]]: ...
@@ -71,6 +72,7 @@ class Store:
         name: str,
         *,
         flush: Flush | None = None,
+        codec: CodecName | None = None,
         create: bool = True,
         retain: None = None,
         max_bytes: None = None,
@@ -87,6 +89,7 @@ class Store:
         ack_flush: Flush | None = None,
         backoff: Backoff | None = None,
         start: Literal["earliest", "latest"] | int | datetime | None = None,
+        codec: CodecName | None = None,
         create: bool = True,
         tags: None = None,
         ordered: None = None,
@@ -117,7 +120,7 @@ class Topic:
     def name(self) -> str: ...
     def send(
         self,
-        body: BytesLike,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -133,7 +136,7 @@ class Topic:
     ) -> SendResult: ...
     def send_async(
         self,
-        body: BytesLike,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -152,7 +155,7 @@ class Topic:
     ) -> Future[SendResult]: ...
     def send_oneway(
         self,
-        body: BytesLike,
+        body: Any,
         *,
         key: str | None = None,
         tag: str | None = None,
@@ -169,7 +172,7 @@ class Topic:
     ) -> None: ...
     def send_many(
         self,
-        messages: Iterable[BytesLike | Msg],
+        messages: Iterable[Any],
         *,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
@@ -186,7 +189,7 @@ class Producer:
     def send(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -198,7 +201,7 @@ class Producer:
     def send_async(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -213,7 +216,7 @@ class Producer:
     def send_oneway(
         self,
         topic: str | Topic,
-        body: BytesLike,
+        body: Any,
         *,
         seq: int | None = None,
         key: str | None = None,
@@ -226,7 +229,7 @@ class Producer:
     def send_many(
         self,
         topic: str | Topic,
-        messages: Iterable[BytesLike | Msg],
+        messages: Iterable[Any],
         *,
         first: int | None = None,
         flush: Flush | None = None,
@@ -268,6 +271,7 @@ class Group:
     ) -> list[Message]: ...
     def fileno(self) -> int: ...
     def ack_many(self, messages: Sequence[Message]) -> None: ...
+    def _terms(self) -> tuple[float, bool]: ...
     def stats(self) -> GroupStats: ...
     def qsize(self) -> int: ...
     def close(self) -> None: ...
@@ -285,6 +289,8 @@ class Group:
 class Message:
     @property
     def body(self) -> bytes: ...
+    @property
+    def value(self) -> Any: ...
     @property
     def id(self) -> str: ...
     @property

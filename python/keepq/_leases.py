@@ -112,7 +112,7 @@ def keep(message: Message, lease: float) -> Kept:
 
 def of(group: Group) -> float:
     """The lease of a group, in seconds."""
-    return 30.0
+    return group._terms()[0]
 
 
 def _after_fork() -> None:

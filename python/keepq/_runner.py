@@ -11,7 +11,9 @@ from __future__ import annotations
 import enum
 import inspect
 import logging
+import os
 import queue
+import select
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -112,7 +114,10 @@ class Runner:
         self._idle = idle
         self._failed = failed
         self._decodes = "codec" in handler.options
+        # Set under the lock that a receive holds: after a stop nothing is received.
+        self._receiving_now = threading.Lock()
         self._stopping = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Under its lock: what runs, whether there is a receiver, and how many threads there are.
         # Notified when there is room, or nothing more is to be received.
         self._changed = threading.Condition(threading.Lock())
@@ -128,10 +133,11 @@ class Runner:
         threading.Thread(target=self._receive, name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """Nothing more is received; what runs goes on."""
-        self._stopping.set()
-        # Ends a receive that waits.
-        self._group.close()
+        """Nothing more is received, from now on; what runs goes on."""
+        with self._receiving_now:
+            self._stopping.set()
+        # Ends a sleep of the receiver.
+        os.eventfd_write(self._wake, 1)
         with self._changed:
             self._changed.notify_all()
 
@@ -163,16 +169,26 @@ class Runner:
             threads = self._threads
         for _ in range(threads):
             self._to_do.put(None)
+        with self._changed:
+            if not self._receiving:
+                os.close(self._wake)
 
     def _receive(self) -> None:
         pause = _FIRST_PAUSE
+        # What tells that there may be a message; there is none to be told of before it is asked.
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        watched = False
         try:
             while (room := self._room()) > 0:
                 try:
-                    messages = self._group.receive_batch(room)
+                    if not watched:
+                        poll.register(self._group.fileno(), select.POLLIN)
+                        watched = True
+                    if not self._receive_up_to(room):
+                        poll.poll()
+                    pause = _FIRST_PAUSE
                 except Error as error:
-                    if self._stopping.is_set():
-                        return
                     if isinstance(error, Closed) or error.number in _HOPELESS:
                         self._failed(error)
                         return
@@ -181,15 +197,20 @@ class Runner:
                     )
                     self._stopping.wait(pause)
                     pause = min(pause * 2, _LAST_PAUSE)
-                else:
-                    pause = _FIRST_PAUSE
-                    # Also those that came while it was stopped: they have begun.
-                    for message in messages:
-                        self._begin(message)
         finally:
             with self._changed:
                 self._receiving = False
             self._idle()
+
+    def _receive_up_to(self, room: int) -> int:
+        """Begins with what there is, unless there was a stop; how many."""
+        with self._receiving_now:
+            if self._stopping.is_set():
+                return 0
+            messages = self._group.receive_batch(room, 0)
+        for message in messages:
+            self._begin(message)
+        return len(messages)
 
     def _room(self) -> int:
         """How many messages can be worked on now; waits for one. 0: the end."""

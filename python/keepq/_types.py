@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from array import array
@@ -31,9 +31,10 @@ class SendStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Msg:
-    """A message for send_many, with the options of send."""
+    """A message for send_many, with the options of send. The body is bytes-like, or what the codec
+    of the handle takes."""
 
-    body: BytesLike
+    body: Any
     key: str | None = None
     tag: str | None = None
     headers: Mapping[str, BytesLike] | None = None

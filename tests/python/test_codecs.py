@@ -7,6 +7,7 @@ import math
 import pickle
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import keepq
@@ -213,3 +214,87 @@ def test_a_missing_package_is_told_and_is_not_the_messages_fault(
     ):
         with pytest.raises(keepq.NotSupported, match="pip install"):
             use()
+
+
+def test_a_codec_belongs_to_the_handle(path: Path) -> None:
+    with keepq.open(path, codec="json") as kq, keepq.open(path) as plain:
+        order: Any = {"id": 1, "who": "é"}
+        topic, group = kq.topic("t"), kq.group("t", "g")
+        topic.send(order)
+        topic.send_async([order], headers={"a": b"b"}).result(30)
+        topic.send_oneway("three")
+        topic.send_many([4, keepq.Msg({"n": 5}, key="k", headers={"c": b"d"})])
+        kq.producer("p").send("t", 6.5)
+        kq.producer("p").send(kq.topic("t", codec="str"), "seven")
+        plain.topic("t").send(b"8")
+        kq.flush(timeout=30)
+        for got in (group, plain.group("t", "h"), plain.group("t", "i", codec="json")):
+            messages = got.receive_batch(100, timeout=30)
+            values = [msg.value for msg in messages]
+            assert values[:-1] == [order, [order], "three", 4, {"n": 5}, 6.5, "seven"]
+            assert values[-1] == (b"8" if got.name == "h" else 8)
+            assert messages[0].value is messages[0].value, "it is decoded once"
+            assert messages[1].headers == {"a": b"b", "content-type": JSON}
+            assert (messages[4].key, messages[4].headers["c"]) == ("k", b"d")
+            assert messages[6].headers == {"content-type": b"text/plain; charset=utf-8"}
+            assert messages[7].headers == {}
+            assert messages[6].body == b"seven" and type(messages[6].body) is bytes
+
+
+def test_a_handle_keeps_its_codec_when_it_is_pickled(path: Path) -> None:
+    with keepq.open(path) as plain, keepq.open(path, codec="str") as kq:
+        topic, group = plain.topic("t", codec="str"), plain.group("t", "g", codec="str")
+        for again in (topic, kq.topic("t"), kq):
+            copy: Any = pickle.loads(pickle.dumps(again))
+            (copy.topic("t") if isinstance(copy, keepq.Store) else copy).send("x")
+        for receiver in (group, kq.group("t", "h")):
+            plain.topic("t").send(b"raw")
+            got = pickle.loads(pickle.dumps(receiver)).receive_batch(100, timeout=30)
+            assert {msg.value for msg in got} == {"x", "raw"}
+
+
+def test_without_a_codec_str_is_refused_and_a_wrong_value_is_not_sent(kq: keepq.Store) -> None:
+    for topic, value in (
+        (kq.topic("t"), "text"),
+        (kq.topic("t", codec="str"), b"bytes"),
+        (kq.topic("t", codec="json"), b"bytes"),
+    ):
+        for send in (topic.send, topic.send_async, topic.send_oneway):
+            with pytest.raises(TypeError):
+                send(value)
+        with pytest.raises(TypeError):
+            topic.send_many([value])
+    assert len(kq.topic("t")) == 0
+    for use in (
+        lambda: kq.topic("t", codec="yaml"),  # type: ignore[arg-type]
+        lambda: kq.group("t", "g", codec="yaml"),  # type: ignore[arg-type]
+        lambda: keepq.open(kq.path, codec="yaml"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(keepq.InvalidArgument, match="yaml"):
+            use()
+
+
+def test_what_does_not_decode_stays_where_it_is(kq: keepq.Store) -> None:
+    kq.topic("t").send(b"{no json")
+    group = kq.group("t", "g", codec="json", backoff=keepq.Backoff(first=0.01, jitter=0))
+    msg = group.receive(timeout=5)
+    for _ in range(2):
+        with pytest.raises(keepq.DecodeError, match=rf"{msg.id} of \"t\", seq 0, does not decode"):
+            _ = msg.value
+    assert msg.body == b"{no json" and group.stats().in_flight == 1
+    msg.nack(0)
+    with pytest.raises(keepq.DecodeError), group.receive(timeout=5) as again:
+        _ = again.value
+    assert group.receive(timeout=5).attempt == 3
+
+
+def test_importing_keepq_imports_no_codec(run_python: Any) -> None:
+    code = """
+import sys, keepq
+heavy = {"json", "msgpack", "pickle", "asyncio", "multiprocessing", "keepq._codecs"}
+print(*sorted(heavy & set(sys.modules)))
+keepq.Worker, keepq.Queue, keepq.SUCCESS
+print("asyncio" in sys.modules, "multiprocessing" in sys.modules)
+"""
+    out, error = run_python(code).communicate(timeout=60)
+    assert out == "\nFalse False\n", error

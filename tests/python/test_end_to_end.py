@@ -80,11 +80,11 @@ def test_any_buffer_is_a_body(kq: keepq.Store, body: bytes) -> None:
 def test_what_is_no_buffer_is_refused(kq: keepq.Store, body: object) -> None:
     topic = kq.topic("t")
     with pytest.raises(TypeError):
-        topic.send(body)  # type: ignore[arg-type]
+        topic.send(body)
     with pytest.raises(TypeError):
         topic.send(b"x", headers={"h": body})  # type: ignore[dict-item]
     with pytest.raises(TypeError):
-        topic.send_many([b"x", body])  # type: ignore[list-item]
+        topic.send_many([b"x", body])
     assert len(topic) == 0
     assert topic, "an empty topic is not false"
 
@@ -101,7 +101,7 @@ def test_send_many_sends_bytes_and_messages_in_order(kq: keepq.Store) -> None:
     assert topic.send_many([]).ok == []
     for wrong in (b"ab", "ab"):
         with pytest.raises(TypeError):
-            topic.send_many(wrong)  # type: ignore[arg-type]
+            topic.send_many(wrong)
 
 
 def test_send_many_tells_which_message_was_refused(kq: keepq.Store) -> None:

@@ -270,6 +270,19 @@ def test_a_killed_process_gives_its_items_back(
     q.join()
 
 
+def test_an_item_is_kept_for_longer_than_its_lease(path: Path) -> None:
+    with keepq.open(path) as kq:
+        group = kq.group("queue", "queue", lease=0.3)
+        with keepq.Queue[bytes](path) as q:
+            q.put(b"a")
+            assert q.get() == b"a"
+            with pytest.raises(keepq.Empty):
+                group.receive(timeout=1.5)
+            q.task_done()
+            q.join()
+            assert group.poll() is None
+
+
 def test_join_waits_for_other_processes(path: Path, q: keepq.Queue[Any], run_python: Run) -> None:
     child = run_python(GETTER, path)
     q.put("a")

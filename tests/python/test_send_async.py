@@ -227,7 +227,7 @@ def test_one_way_sends_arrive_and_failures_are_counted(kq: keepq.Store) -> None:
     assert kq.group("t", "g").receive(timeout=5).key == "k"
     assert (len(topic), kq.stats().oneway_failed) == (1, 1)
     with pytest.raises(TypeError):
-        topic.send_oneway("text")  # type: ignore[arg-type]
+        topic.send_oneway("text")
 
 
 def test_a_producer_sends_asynchronously_and_one_way(kq: keepq.Store) -> None:

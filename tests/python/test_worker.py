@@ -342,6 +342,38 @@ def test_a_lease_is_kept_while_its_handler_runs(kq: keepq.Store, path: Path, sta
     assert began.seen == [1] and is_empty(kq)
 
 
+@pytest.mark.parametrize("codec", ["json", None], ids=["named", "by the header"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_values_are_decoded_and_what_does_not_decode_is_a_dead_letter(
+    kq: keepq.Store,
+    path: Path,
+    start: Start,
+    caplog: pytest.LogCaptureFixture,
+    codec: Any,
+    asynchronous: bool,
+) -> None:
+    app, called, values = keepq.Worker(path, codec=codec), Events(), Events()
+
+    def handle(msg: keepq.Message) -> None:
+        called.add(msg.body)
+        values.add(msg.value)
+
+    async def handle_async(msg: keepq.Message) -> None:
+        handle(msg)
+
+    app.handler("t", group="g", concurrency=1)(handle_async if asynchronous else handle)
+    kq.topic("t").send(b"{no json", headers={"content-type": b"application/json"})
+    kq.topic("t", codec="json").send({"id": 1})
+    running = start(app)
+    assert values.wait(1) == [{"id": 1}]
+    assert running.stop() is True
+    # Who names a codec is not even called with what it cannot read.
+    assert called.seen[:-1] == ([] if codec else [b"{no json"])
+    assert kq.group("t", "g").stats().dead == 1 and is_empty(kq)
+    [record] = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert "rejected" in record.getMessage() and "application/json" in record.getMessage()
+
+
 def test_errors_at_the_start_are_raised(path: Path) -> None:
     app = keepq.Worker(path, create=False)
     with pytest.raises(ValueError, match="no handlers"):

@@ -1,5 +1,6 @@
 //! Arguments: durations, bytes, headers, flush modes, messages.
 
+use crate::codec::{Codec, encoded};
 use crate::error;
 use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
@@ -162,23 +163,30 @@ impl Outgoing {
     }
 
     /// An item of `send_many`: bytes-like, or a `keepq.Msg`.
-    pub(crate) fn from_item(item: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn from_item(item: &Bound<'_, PyAny>, codec: Option<Codec>) -> PyResult<Self> {
         let py = item.py();
         if !item.is_instance(msg_class(py)?)? {
-            return Ok(Self::plain(item.extract()?));
+            let (body, headers) = encoded(codec, item, None)?;
+            return Ok(Self {
+                headers,
+                ..Self::plain(body)
+            });
         }
         for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
             error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
         }
+        let headers = item.getattr("headers")?;
+        let headers = Some(&headers).filter(|h| !h.is_none());
+        let (body, headers) = encoded(codec, &item.getattr("body")?, headers)?;
         let flush: Option<FlushMode> = item.getattr("flush")?.extract()?;
         let timeout: Option<Seconds> = item.getattr("timeout")?.extract()?;
         Ok(Self {
             key: item.getattr("key")?.extract()?,
             tag: item.getattr("tag")?.extract()?,
-            headers: item.getattr("headers")?.extract()?,
+            headers,
             flush: flush.map(|f| f.0),
             timeout: timeout.map(|s| s.0),
-            ..Self::plain(item.getattr("body")?.extract()?)
+            ..Self::plain(body)
         })
     }
 }
@@ -192,6 +200,7 @@ fn msg_class<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
 /// does not say itself is `flush` and `timeout`.
 pub(crate) fn outgoing(
     items: &Bound<'_, PyAny>,
+    codec: Option<Codec>,
     flush: Option<Flush>,
     timeout: Timeout,
 ) -> PyResult<Vec<Outgoing>> {
@@ -200,7 +209,7 @@ pub(crate) fn outgoing(
         return Err(PyTypeError::new_err(text));
     }
     let make = |item: PyResult<Bound<'_, PyAny>>| {
-        let mut message = Outgoing::from_item(&item?)?;
+        let mut message = Outgoing::from_item(&item?, codec)?;
         message.flush = message.flush.or(flush);
         message.timeout = message.timeout.or(timeout.for_engine());
         Ok(message)

@@ -1,6 +1,7 @@
 //! Consumer groups: receiving.
 
 use crate::args::{self, FlushMode, Given, Seconds};
+use crate::codec::Codec;
 use crate::error;
 use crate::kept::Kept;
 use crate::message::Message;
@@ -114,6 +115,8 @@ pub(crate) struct GroupArgs {
     pub(crate) backoff: Option<BackoffArg>,
     pub(crate) start: Option<StartArg>,
     pub(crate) create: bool,
+    /// Of the handle; the group knows nothing of it.
+    pub(crate) codec: Option<Codec>,
 }
 
 impl GroupArgs {
@@ -244,13 +247,18 @@ impl Group {
     ) -> PyResult<Option<Message>> {
         if detached {
             let got = self.receive_up_to(py, 1, timeout, detached)?.pop();
-            return Ok(got.map(Message::new));
+            return Ok(got.map(|delivery| self.message(delivery)));
         }
         let step = |slice| {
             self.check_open(py)?;
             self.call(py, |group| group.receive(slice))
         };
-        Ok(wait::in_slices(py, timeout, step)?.map(Message::new))
+        Ok(wait::in_slices(py, timeout, step)?.map(|delivery| self.message(delivery)))
+    }
+
+    fn message(&self, delivery: Delivery) -> Message {
+        let codec = self.args.codec.or(self.store.get().codec);
+        Message::new(delivery, codec)
     }
 }
 
@@ -303,7 +311,10 @@ impl Group {
         detached: bool,
     ) -> PyResult<Vec<Message>> {
         let got = self.receive_up_to(py, max, timeout.map(|t| t.0), detached)?;
-        Ok(got.into_iter().map(Message::new).collect())
+        Ok(got
+            .into_iter()
+            .map(|delivery| self.message(delivery))
+            .collect())
     }
 
     /// A descriptor for event loops, the same at every call: readable when poll() may find a
@@ -343,6 +354,13 @@ impl Group {
         let note = format!("{} of {total} acks failed", failed.len());
         exception.value(py).call_method1("add_note", (note,))?;
         Err(exception)
+    }
+
+    /// Seconds that a received message stays leased, and whether acks are on disk when they return.
+    fn _terms(&self, py: Python<'_>) -> PyResult<(f64, bool)> {
+        let config = self.call(py, engine::Group::config)?;
+        let sync = config.ack_flush == engine::Flush::Sync;
+        Ok((config.lease.as_secs_f64(), sync))
     }
 
     /// Counters of the group: a keepq.GroupStats.
@@ -394,7 +412,8 @@ impl Group {
             .note("max_attempts", self.args.max_attempts)?
             .note("ack_flush", self.args.ack_flush)?
             .note("backoff", self.args.backoff)?
-            .note("start", self.args.start)?;
+            .note("start", self.args.start)?
+            .note("codec", self.args.codec)?;
         let names = (self.topic.clone_ref(py), self.name.clone_ref(py));
         let store = self.store.clone_ref(py);
         (again, (store, names.0, names.1, options.done())).into_pyobject(py)

@@ -6,6 +6,7 @@
 //! from the engine's numbers, because the stable ABI cannot subclass native exceptions.
 
 mod args;
+mod codec;
 mod error;
 mod group;
 mod kept;

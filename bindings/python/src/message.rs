@@ -1,6 +1,7 @@
 //! A received message.
 
 use crate::args::{self, FlushMode, Seconds};
+use crate::codec::{self, Codec};
 use crate::error::OrRaise;
 use engine::{Code, Delivery, Error, Result};
 use pyo3::prelude::*;
@@ -17,6 +18,9 @@ pub(crate) struct Message {
     /// There until it is dropped.
     delivery: Option<Delivery>,
     body: PyOnceLock<Py<PyBytes>>,
+    /// That of the handle that received it.
+    codec: Option<Codec>,
+    value: PyOnceLock<Py<PyAny>>,
     /// Whether a settlement was answered: leaving a with block then does nothing more.
     settled: AtomicBool,
 }
@@ -30,10 +34,12 @@ enum Ending {
 }
 
 impl Message {
-    pub(crate) fn new(delivery: Delivery) -> Self {
+    pub(crate) fn new(delivery: Delivery, codec: Option<Codec>) -> Self {
         Self {
             delivery: Some(delivery),
             body: PyOnceLock::new(),
+            codec,
+            value: PyOnceLock::new(),
             settled: AtomicBool::new(false),
         }
     }
@@ -83,6 +89,19 @@ impl Message {
     fn body(&self, py: Python<'_>) -> Py<PyBytes> {
         let make = || PyBytes::new(py, self.delivery().body()).unbind();
         self.body.get_or_init(py, make).clone_ref(py)
+    }
+
+    /// The value of the body: decoded by the message's content-type header, else by the codec of the
+    /// handle that received it; the body itself if there is neither. Decoded once. Raises
+    /// DecodeError when it is not what it should be; the message stays, unsettled.
+    #[getter]
+    fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let decode = || {
+            let (body, headers) = (self.body(py), self.headers(py)?);
+            codec::decoded(py, self.codec, &body, headers, self.delivery())
+        };
+        let value = self.value.get_or_try_init(py, decode)?;
+        Ok(value.clone_ref(py))
     }
 
     /// The identity: 16 hexadecimal digits, the same through all deliveries.

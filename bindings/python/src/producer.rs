@@ -1,6 +1,7 @@
 //! Named producers: their messages are numbered, so that none is stored twice.
 
-use crate::args::{Buffer, FlushMode, Headers, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::args::{FlushMode, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::codec::encoded;
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
 use crate::store::Store;
@@ -41,7 +42,7 @@ impl Producer {
         if let Some(topic) = last().as_ref().filter(|t| t.get().is_named(&name)) {
             return Ok(topic.clone_ref(py));
         }
-        let topic = Topic::open(self.store.bind(py), name, None, true)?;
+        let topic = Topic::open(self.store.bind(py), name, None, None, true)?;
         let topic = Py::new(py, topic)?;
         *last() = Some(topic.clone_ref(py));
         Ok(topic)
@@ -75,16 +76,17 @@ impl Producer {
         &self,
         py: Python<'_>,
         topic: &Bound<'_, PyAny>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         seq: Option<u64>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -114,11 +116,11 @@ impl Producer {
         &self,
         py: Python<'_>,
         topic: &Bound<'_, PyAny>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         seq: Option<u64>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
@@ -127,6 +129,7 @@ impl Producer {
     ) -> PyResult<Py<PyAny>> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -160,17 +163,18 @@ impl Producer {
         &self,
         py: Python<'_>,
         topic: &Bound<'_, PyAny>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         seq: Option<u64>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
+        let (body, headers) = encoded(topic.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -202,7 +206,12 @@ impl Producer {
     ) -> PyResult<SendMany> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let messages = outgoing(messages, flush.map(|f| f.0).or(topic.flush), timeout)?;
+        let messages = outgoing(
+            messages,
+            topic.codec,
+            flush.map(|f| f.0).or(topic.flush),
+            timeout,
+        )?;
         let topic = topic.now();
         let send = || {
             let first = first.map_or_else(|| self.inner.next_seq(), Ok)?;

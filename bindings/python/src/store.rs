@@ -1,6 +1,7 @@
 //! Opening and using a store.
 
 use crate::args::{FlushMode, Given, Seconds, Timeout};
+use crate::codec::Codec;
 use crate::error::{OrRaise, new, refuse};
 use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
 use crate::kept::Kept;
@@ -70,6 +71,8 @@ pub(crate) struct Store {
     path: PathBuf,
     how: How,
     given: Py<PyDict>,
+    /// That of topics and groups that are asked for without one.
+    pub(crate) codec: Option<Codec>,
     /// There until it is dropped.
     kept: Option<Kept<Opened>>,
     closed: AtomicBool,
@@ -91,6 +94,9 @@ pub(crate) struct Store {
 /// messages outstanding. allow_unsafe_filesystem=True opens on network, FUSE and memory file
 /// systems, without the guarantees those cannot give.
 ///
+/// codec: what topics send values by and groups read them by, "json", "msgpack", "str" or "pickle";
+/// a content-type header tells others. None = bodies are bytes.
+///
 /// Raises NotFound, AlreadyExists, IncompatibleError, ConfigMismatch, Busy, CorruptError,
 /// StorageError, InvalidArgument.
 #[pyfunction]
@@ -98,12 +104,13 @@ pub(crate) struct Store {
     signature = (path, *, create=true, exist_ok=true, flush=None, mode=None, read_only=false,
                  runtime_dir=None, send_timeout=Timeout::Default, send_retries=None,
                  max_in_flight=None, max_in_flight_bytes=None, flush_interval=None,
-                 segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false),
+                 segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false,
+                 codec=None),
     text_signature = "(path, *, create=True, exist_ok=True, flush='sync', mode=0o600, \
                       read_only=False, runtime_dir=None, send_timeout=3, send_retries=2, \
                       max_in_flight=1024, max_in_flight_bytes=67108864, flush_interval=0.01, \
                       segment_size=None, ring_size=None, slots=None, \
-                      allow_unsafe_filesystem=False)"
+                      allow_unsafe_filesystem=False, codec=None)"
 )]
 #[allow(clippy::too_many_arguments)] // They are named ones in Python.
 pub(crate) fn open(
@@ -124,6 +131,7 @@ pub(crate) fn open(
     ring_size: Option<u64>,
     slots: Option<u32>,
     allow_unsafe_filesystem: bool,
+    codec: Option<Codec>,
 ) -> PyResult<Store> {
     let mut options = StoreOptions::default()
         .create(create)
@@ -170,7 +178,8 @@ pub(crate) fn open(
         .note(
             "allow_unsafe_filesystem",
             allow_unsafe_filesystem.then_some(true),
-        )?;
+        )?
+        .note("codec", codec)?;
     if let Timeout::Given(timeout) = send_timeout {
         given = given.note("send_timeout", Some(timeout.map(Seconds)))?;
     }
@@ -186,6 +195,7 @@ pub(crate) fn open(
         path,
         how,
         given: given.done(),
+        codec,
         kept: Some(Kept::new(opened)),
         closed: AtomicBool::new(false),
     })
@@ -255,14 +265,16 @@ impl Store {
     }
 
     /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise.
-    /// create=False: a missing one is NotFound. Raises InvalidName.
-    #[pyo3(signature = (name, *, flush=None, create=true, retain=None, max_bytes=None,
+    /// codec: what it sends values by, "json", "msgpack", "str" or "pickle"; None = as the store was
+    /// opened with. create=False: a missing one is NotFound. Raises InvalidName.
+    #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None, max_bytes=None,
                         max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn topic(
         slf: Bound<'_, Self>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
+        codec: Option<Codec>,
         create: bool,
         retain: Option<&Bound<'_, PyAny>>,
         max_bytes: Option<&Bound<'_, PyAny>>,
@@ -276,7 +288,7 @@ impl Store {
             ("when_full", when_full.is_some()),
         ];
         refuse(slf.py(), &options)?;
-        Topic::open(&slf, name, flush, create)
+        Topic::open(&slf, name, flush, codec, create)
     }
 
     /// A consumer group of a topic; both are made if need be.
@@ -286,9 +298,10 @@ impl Store {
     /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest", a
     /// sequence, or an aware datetime (the first message sent then or later). Options are stored
     /// when the group is made; a different explicit value later raises ConfigMismatch. create=False:
-    /// what is missing is NotFound.
+    /// what is missing is NotFound. codec, of this handle: what msg.value is decoded by where a message
+    /// does not say; None = as the store was opened with.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
-                        backoff=None, start=None, create=true, tags=None, ordered=None,
+                        backoff=None, start=None, codec=None, create=true, tags=None, ordered=None,
                         broadcast=None, max_outstanding=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn group(
@@ -300,6 +313,7 @@ impl Store {
         ack_flush: Option<FlushMode>,
         backoff: Option<BackoffArg>,
         start: Option<StartArg>,
+        codec: Option<Codec>,
         create: bool,
         tags: Option<&Bound<'_, PyAny>>,
         ordered: Option<&Bound<'_, PyAny>>,
@@ -320,6 +334,7 @@ impl Store {
             backoff,
             start,
             create,
+            codec,
         };
         Group::open(slf, topic, name, args)
     }

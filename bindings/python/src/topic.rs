@@ -1,6 +1,7 @@
 //! Topics: sending.
 
-use crate::args::{Buffer, FlushMode, Given, Headers, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::args::{FlushMode, Given, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::codec::{Codec, encoded};
 use crate::error::{OrRaise, refuse};
 use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
@@ -30,6 +31,8 @@ pub(crate) struct Topic {
     name: PyBackedStr,
     /// What sends of this handle do unless they say otherwise.
     pub(crate) flush: Option<Flush>,
+    /// What makes bytes of the values it is given.
+    pub(crate) codec: Option<Codec>,
 }
 
 /// Refuses options of later versions: none is ignored silently.
@@ -46,6 +49,7 @@ impl Topic {
         store: &Bound<'_, Store>,
         name: PyBackedStr,
         flush: Option<FlushMode>,
+        codec: Option<Codec>,
         create: bool,
     ) -> PyResult<Self> {
         let opened = store.get().call(store.py(), |opened| {
@@ -64,6 +68,7 @@ impl Topic {
             store: store.clone().unbind(),
             name,
             flush: flush.map(|f| f.0),
+            codec: codec.or(store.get().codec),
         })
     }
 
@@ -185,7 +190,7 @@ impl Topic {
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like, at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
+    /// body is bytes-like, or what the handle's codec takes, at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
     /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
     /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
     /// left out: as the store was opened with.
@@ -204,10 +209,10 @@ impl Topic {
     fn send(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -218,6 +223,7 @@ impl Topic {
         timeout: Timeout,
     ) -> PyResult<SendResult> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -255,10 +261,10 @@ impl Topic {
     fn send_async(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -272,6 +278,7 @@ impl Topic {
         on_exception: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -303,10 +310,10 @@ impl Topic {
     fn send_oneway(
         &self,
         py: Python<'_>,
-        body: Buffer,
+        body: &Bound<'_, PyAny>,
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
-        headers: Option<Headers>,
+        headers: Option<&Bound<'_, PyAny>>,
         order_key: Later<'_, '_>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
@@ -318,6 +325,7 @@ impl Topic {
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
         refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
@@ -353,7 +361,12 @@ impl Topic {
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendMany> {
-        let messages = outgoing(messages, flush.map(|f| f.0).or(self.flush), timeout)?;
+        let messages = outgoing(
+            messages,
+            self.codec,
+            flush.map(|f| f.0).or(self.flush),
+            timeout,
+        )?;
         self.call(py, |topic| {
             let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
             sent_by_us(topic.send_many(&out))
@@ -374,7 +387,9 @@ impl Topic {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let again = py.import("keepq._handles")?.getattr("topic")?;
-        let options = Given::new(py).note("flush", self.flush.map(FlushMode))?;
+        let options = Given::new(py)
+            .note("flush", self.flush.map(FlushMode))?
+            .note("codec", self.codec)?;
         let store = self.store.clone_ref(py);
         (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
     }
