@@ -65,6 +65,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from . import aio as aio
     from ._queue import Queue as Queue
     from ._queue import ShutDown as ShutDown
     from ._runner import RETRY_LATER as RETRY_LATER
@@ -136,11 +137,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "aio":
+        return import_module(".aio", __name__)
     module = _LATER.get(name)
     if module is None:
         raise AttributeError(f"module 'keepq' has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value

@@ -36,7 +36,7 @@ pub(crate) fn run(runner: &mut Runner) {
         "--disable-pip-version-check",
     ]);
     tools.args(["maturin>=1.16,<2", "pytest>=8", "mypy>=1.10"]);
-    tools.args(["pytest-asyncio>=1", "hypothesis>=6", "msgpack>=1", "uvloop>=0.19"]);
+    tools.args(["hypothesis>=6", "msgpack>=1", "uvloop>=0.19"]);
     if !runner.command("Python tools", 300, &mut tools) {
         return;
     }
