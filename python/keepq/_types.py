@@ -60,6 +60,19 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """The options of a group, as they are stored."""
+
+    lease: float
+    """Seconds that a message stays with its receiver."""
+    max_attempts: int
+    """Deliveries until a message becomes a dead letter."""
+    backoff: Backoff
+    ack_flush: Flush
+    """Whether acks are on disk when they return."""
+
+
+@dataclass(frozen=True, slots=True)
 class TopicStats:
     """Counters of a topic."""
 

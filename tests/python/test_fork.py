@@ -195,6 +195,15 @@ def test_a_pickled_store_that_is_gone_is_not_made_again(path: Path, tmp_path: Pa
         pickle.loads(pickled)
 
 
+def test_results_pickle_and_hash(kq: keepq.Store) -> None:
+    sent = kq.topic("t").send(b"x")
+    again = pickle.loads(pickle.dumps(sent))
+    assert again == sent and hash(again) == hash(sent) and repr(again) == repr(sent)
+    assert {sent, again} == {sent} and sent != kq.topic("t").send(b"x")
+    with pytest.raises(keepq.InvalidArgument):
+        keepq.SendResult("no id", 0, keepq.SendStatus.SEND_OK, True, False)
+
+
 def test_what_cannot_move_does_not_pickle(kq: keepq.Store) -> None:
     kq.topic("t").send(b"x")
     for thing in (kq.group("t", "g").receive(timeout=5), kq.producer("p")):

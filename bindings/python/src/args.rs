@@ -135,17 +135,22 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// A body with nothing else.
-    fn plain(body: Buffer) -> Self {
-        Self {
+    /// A body with nothing but headers.
+    fn plain(
+        codec: Option<Codec>,
+        body: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let (body, headers) = encoded(codec, body, headers)?;
+        Ok(Self {
             body,
             key: None,
             tag: None,
-            headers: None,
+            headers,
             flush: None,
             timeout: None,
             when_full: None,
-        }
+        })
     }
 
     /// What the engine takes, borrowed from this.
@@ -162,31 +167,24 @@ impl Outgoing {
         }
     }
 
-    /// An item of `send_many`: bytes-like, or a `keepq.Msg`.
-    pub(crate) fn from_item(item: &Bound<'_, PyAny>, codec: Option<Codec>) -> PyResult<Self> {
+    /// An item of `send_many`: a body, or a `keepq.Msg`.
+    fn from_item(item: &Bound<'_, PyAny>, codec: Option<Codec>) -> PyResult<Self> {
         let py = item.py();
         if !item.is_instance(msg_class(py)?)? {
-            let (body, headers) = encoded(codec, item, None)?;
-            return Ok(Self {
-                headers,
-                ..Self::plain(body)
-            });
+            return Self::plain(codec, item, None);
         }
         for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
             error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
         }
-        let headers = item.getattr("headers")?;
-        let headers = Some(&headers).filter(|h| !h.is_none());
-        let (body, headers) = encoded(codec, &item.getattr("body")?, headers)?;
         let flush: Option<FlushMode> = item.getattr("flush")?.extract()?;
         let timeout: Option<Seconds> = item.getattr("timeout")?.extract()?;
+        let headers: Option<Bound<'_, PyAny>> = item.getattr("headers")?.extract()?;
         Ok(Self {
             key: item.getattr("key")?.extract()?,
             tag: item.getattr("tag")?.extract()?,
-            headers,
             flush: flush.map(|f| f.0),
             timeout: timeout.map(|s| s.0),
-            ..Self::plain(body)
+            ..Self::plain(codec, &item.getattr("body")?, headers.as_ref())?
         })
     }
 }

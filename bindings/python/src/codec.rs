@@ -74,6 +74,17 @@ pub(crate) fn decoded(
         delivery.topic(),
         delivery.seq()
     );
+    decoded_as(py, codec, body, headers, &what)
+}
+
+/// The value of a message, which errors call this.
+pub(crate) fn decoded_as(
+    py: Python<'_>,
+    codec: Option<Codec>,
+    body: &Py<PyBytes>,
+    headers: Bound<'_, PyDict>,
+    what: &str,
+) -> PyResult<Py<PyAny>> {
     let value = python(py, "value")?.call1((codec, body, headers, what))?;
     Ok(value.unbind())
 }

@@ -1,6 +1,7 @@
 //! Consumer groups: receiving.
 
 use crate::args::{self, FlushMode, Given, Seconds};
+use crate::browse::DeadLetters;
 use crate::codec::Codec;
 use crate::error;
 use crate::kept::Kept;
@@ -162,7 +163,8 @@ impl Opened {
 /// Store.group. Usable from any thread. Iterating over it receives for ever, until close().
 #[pyclass(module = "keepq", frozen)]
 pub(crate) struct Group {
-    kept: Kept<Opened>,
+    /// There until it is dropped.
+    kept: Option<Kept<Opened>>,
     store: Py<Store>,
     topic: PyBackedStr,
     name: PyBackedStr,
@@ -182,13 +184,26 @@ impl Group {
             options.open().map(Opened::new)
         })?;
         Ok(Self {
-            kept: Kept::new(opened),
+            kept: Some(Kept::new(opened)),
             store: store.unbind(),
             topic,
             name,
             args,
             closed: AtomicBool::new(false),
         })
+    }
+
+    fn kept(&self) -> &Kept<Opened> {
+        self.kept.as_ref().expect("only drop takes it")
+    }
+
+    pub(crate) fn store(&self) -> &Py<Store> {
+        &self.store
+    }
+
+    /// What its messages are decoded by where they do not say.
+    pub(crate) fn codec(&self) -> Option<Codec> {
+        self.args.codec.or(self.store.get().codec)
     }
 
     /// Opens the group for a forked child, with the options it has by now.
@@ -205,7 +220,7 @@ impl Group {
         py: Python<'_>,
         call: impl Fn(&engine::Group) -> Result<R> + Send + Sync,
     ) -> PyResult<R> {
-        self.kept.call(py, || self.again(py), |o| call(&o.group))
+        self.kept().call(py, || self.again(py), |o| call(&o.group))
     }
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
@@ -240,25 +255,21 @@ impl Group {
 
     /// Receives one message; None when the time is over.
     fn one(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         timeout: Option<Duration>,
         detached: bool,
     ) -> PyResult<Option<Message>> {
-        if detached {
-            let got = self.receive_up_to(py, 1, timeout, detached)?.pop();
-            return Ok(got.map(|delivery| self.message(delivery)));
-        }
-        let step = |slice| {
-            self.check_open(py)?;
-            self.call(py, |group| group.receive(slice))
+        let (py, this) = (slf.py(), slf.get());
+        let got = if detached {
+            this.receive_up_to(py, 1, timeout, detached)?.pop()
+        } else {
+            let step = |slice| {
+                this.check_open(py)?;
+                this.call(py, |group| group.receive(slice))
+            };
+            wait::in_slices(py, timeout, step)?
         };
-        Ok(wait::in_slices(py, timeout, step)?.map(|delivery| self.message(delivery)))
-    }
-
-    fn message(&self, delivery: Delivery) -> Message {
-        let codec = self.args.codec.or(self.store.get().codec);
-        Message::new(delivery, codec)
+        Ok(got.map(|delivery| Message::new(delivery, slf.clone().unbind())))
     }
 }
 
@@ -266,13 +277,13 @@ impl Group {
 impl Group {
     /// The group's name.
     #[getter]
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The name of its topic.
     #[getter]
-    fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
@@ -282,21 +293,20 @@ impl Group {
     /// were lost through damage, and goes on afterwards; Closed; StorageError.
     #[pyo3(signature = (timeout=None, *, detached=false))]
     fn receive(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         timeout: Option<Seconds>,
         detached: bool,
     ) -> PyResult<Message> {
-        self.one(py, timeout.map(|t| t.0), detached)?
-            .ok_or_else(|| error::empty(py))
+        let got = Self::one(slf, timeout.map(|t| t.0), detached)?;
+        got.ok_or_else(|| error::empty(slf.py()))
     }
 
     /// Receives a message that is there now, else returns None. It never waits for a message, so an
     /// event loop may call it when fileno() is readable: there is no moment in which a message is
     /// taken and not yet returned.
     #[pyo3(signature = (*, detached=false))]
-    fn poll(&self, py: Python<'_>, detached: bool) -> PyResult<Option<Message>> {
-        self.one(py, Some(Duration::ZERO), detached)
+    fn poll(slf: &Bound<'_, Self>, detached: bool) -> PyResult<Option<Message>> {
+        Self::one(slf, Some(Duration::ZERO), detached)
     }
 
     /// Receives up to max messages (1 to 1,024): waits for the first, takes what else is there.
@@ -304,17 +314,15 @@ impl Group {
     /// Raises what receive does, LimitExceeded.
     #[pyo3(signature = (max, timeout=None, *, detached=false))]
     fn receive_batch(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         max: usize,
         timeout: Option<Seconds>,
         detached: bool,
     ) -> PyResult<Vec<Message>> {
-        let got = self.receive_up_to(py, max, timeout.map(|t| t.0), detached)?;
-        Ok(got
-            .into_iter()
-            .map(|delivery| self.message(delivery))
-            .collect())
+        let timeout = timeout.map(|t| t.0);
+        let got = slf.get().receive_up_to(slf.py(), max, timeout, detached)?;
+        let message = |delivery| Message::new(delivery, slf.clone().unbind());
+        Ok(got.into_iter().map(message).collect())
     }
 
     /// A descriptor for event loops, the same at every call: readable when poll() may find a
@@ -332,7 +340,7 @@ impl Group {
             let made = opened.group.readiness()?;
             Ok(opened.ready.get_or_init(|| made).as_fd().as_raw_fd())
         };
-        self.kept.call(py, || self.again(py), descriptor)
+        self.kept().call(py, || self.again(py), descriptor)
     }
 
     /// Acknowledges many messages at once. All are tried; if some cannot be, the first one's error
@@ -341,7 +349,7 @@ impl Group {
         let total = messages.len();
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
-        let group = self.kept.now().group;
+        let group = self.kept().now().group;
         let results = py.detach(|| group.ack_many(deliveries));
         for (message, result) in messages.iter().zip(&results) {
             message.get().answered(result);
@@ -356,13 +364,6 @@ impl Group {
         Err(exception)
     }
 
-    /// Seconds that a received message stays leased, and whether acks are on disk when they return.
-    fn _terms(&self, py: Python<'_>) -> PyResult<(f64, bool)> {
-        let config = self.call(py, engine::Group::config)?;
-        let sync = config.ack_flush == engine::Flush::Sync;
-        Ok((config.lease.as_secs_f64(), sync))
-    }
-
     /// Counters of the group: a keepq.GroupStats.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let stats = self.call(py, engine::Group::stats)?;
@@ -372,6 +373,49 @@ impl Group {
     /// How many messages can be received now.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.call(py, engine::Group::stats)?.ready)
+    }
+
+    /// The dead letters of this group: a keepq.DeadLetters.
+    #[getter]
+    fn dlq(slf: Py<Self>) -> DeadLetters {
+        DeadLetters::new(slf)
+    }
+
+    /// The group's options as they are stored: a keepq.GroupConfig.
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, engine::Group::config)?;
+        report::group_config(py, &config)
+    }
+
+    /// Changes options of the group, for all its consumers in every process, and returns them all
+    /// as they are then: a keepq.GroupConfig. What is not named stays; leases and back-offs that run
+    /// keep the end they have. On disk when it returns.
+    #[pyo3(signature = (*, lease=None, max_attempts=None, ack_flush=None, backoff=None))]
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        lease: Option<Seconds>,
+        max_attempts: Option<u32>,
+        ack_flush: Option<FlushMode>,
+        backoff: Option<BackoffArg>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, |group| {
+            let mut change = group.configure();
+            if let Some(Seconds(lease)) = lease {
+                change = change.lease(lease);
+            }
+            if let Some(n) = max_attempts {
+                change = change.max_attempts(n);
+            }
+            if let Some(FlushMode(flush)) = ack_flush {
+                change = change.ack_flush(flush);
+            }
+            if let Some(BackoffArg(backoff)) = backoff {
+                change = change.backoff(backoff);
+            }
+            change.apply()
+        })?;
+        report::group_config(py, &config)
     }
 
     /// Closes this handle: waits in other threads and iterations end within 0.1 s. Messages already
@@ -384,10 +428,10 @@ impl Group {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        match self.one(py, None, false) {
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<Message>> {
+        match Self::one(slf, None, false) {
             // Closing the group is how an iteration ends; a closed store is still an error.
-            Err(_) if self.closed.load(Ordering::Acquire) => Ok(None),
+            Err(_) if slf.get().closed.load(Ordering::Acquire) => Ok(None),
             result => result,
         }
     }
@@ -429,5 +473,14 @@ impl Group {
             "<keepq.Group {:?} of {:?}{closed}>",
             &*self.name, &*self.topic
         )
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        // It may wait for the thread behind its descriptor: not under the GIL, if there is still
+        // one.
+        Python::try_attach(|py| py.detach(|| drop(kept)));
     }
 }

@@ -46,10 +46,9 @@ impl<T: Clone + Send + Sync> Kept<T> {
         let before = self.replaced.load(Ordering::Acquire);
         let fresh = reopen()?;
         let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.replaced.load(Ordering::Acquire) != before {
-            if let Some(theirs) = &*later {
-                return Ok(theirs.clone());
-            }
+        let theirs = self.replaced.load(Ordering::Acquire) != before;
+        if let Some(theirs) = later.as_ref().filter(|_| theirs) {
+            return Ok(theirs.clone());
         }
         *later = Some(fresh.clone());
         self.replaced.fetch_add(1, Ordering::AcqRel);

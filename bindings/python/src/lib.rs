@@ -6,9 +6,11 @@
 //! from the engine's numbers, because the stable ABI cannot subclass native exceptions.
 
 mod args;
+mod browse;
 mod codec;
 mod error;
 mod group;
+mod keep_alive;
 mod kept;
 mod message;
 mod producer;
@@ -50,6 +52,11 @@ fn _keepq(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<producer::Producer>()?;
     module.add_class::<group::Group>()?;
     module.add_class::<message::Message>()?;
+    module.add_class::<keep_alive::KeepAlive>()?;
+    module.add_class::<browse::Browsed>()?;
+    module.add_class::<browse::DeadLetter>()?;
+    module.add_class::<browse::DeadLetters>()?;
+    module.add_class::<browse::Browse>()?;
     module.add_class::<send::SendResult>()?;
     module.add_class::<send::SendMany>()
 }

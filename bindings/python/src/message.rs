@@ -1,8 +1,10 @@
 //! A received message.
 
 use crate::args::{self, FlushMode, Seconds};
-use crate::codec::{self, Codec};
+use crate::codec;
 use crate::error::OrRaise;
+use crate::group::Group;
+use crate::keep_alive::KeepAlive;
 use engine::{Code, Delivery, Error, Result};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -17,9 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Message {
     /// There until it is dropped.
     delivery: Option<Delivery>,
+    /// Received by this; it knows the store and the codec.
+    group: Py<Group>,
     body: PyOnceLock<Py<PyBytes>>,
-    /// That of the handle that received it.
-    codec: Option<Codec>,
     value: PyOnceLock<Py<PyAny>>,
     /// Whether a settlement was answered: leaving a with block then does nothing more.
     settled: AtomicBool,
@@ -34,11 +36,11 @@ enum Ending {
 }
 
 impl Message {
-    pub(crate) fn new(delivery: Delivery, codec: Option<Codec>) -> Self {
+    pub(crate) fn new(delivery: Delivery, group: Py<Group>) -> Self {
         Self {
             delivery: Some(delivery),
+            group,
             body: PyOnceLock::new(),
-            codec,
             value: PyOnceLock::new(),
             settled: AtomicBool::new(false),
         }
@@ -82,6 +84,28 @@ impl Message {
     }
 }
 
+impl Message {
+    /// Leaves a with block: settles what the block did not.
+    pub(crate) fn leave(&self, py: Python<'_>, exc: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let ending = Self::ending(py, exc)?;
+        let handled = matches!(ending, Ending::Retry(_) | Ending::Reject(_));
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(handled);
+        }
+        match ending {
+            Ending::Ack => self.settle(py, Delivery::ack),
+            Ending::Retry(delay) => self.settle(py, |d| d.nack(delay.map(|d| d.0))),
+            Ending::Reject(reason) => self.settle(py, |d| d.reject(&reason)),
+            Ending::Nack => {
+                // The exception on its way is what matters; an unsettled lease ends by itself.
+                let _ = self.settle(py, |d| d.nack(None));
+                return Ok(false);
+            }
+        }?;
+        Ok(handled)
+    }
+}
+
 #[pymethods]
 impl Message {
     /// The body.
@@ -98,7 +122,13 @@ impl Message {
     fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let decode = || {
             let (body, headers) = (self.body(py), self.headers(py)?);
-            codec::decoded(py, self.codec, &body, headers, self.delivery())
+            codec::decoded(
+                py,
+                self.group.get().codec(),
+                &body,
+                headers,
+                self.delivery(),
+            )
         };
         let value = self.value.get_or_try_init(py, decode)?;
         Ok(value.clone_ref(py))
@@ -201,6 +231,23 @@ impl Message {
         py.detach(|| self.delivery().extend(lease.0)).or_raise(py)
     }
 
+    /// For a with statement that extends the lease again and again until it is left, and settles the
+    /// message as `with msg:` does: `with msg.keep_alive() as msg:`. lease: the seconds it is
+    /// extended by, at the latest when a third of them is over; None = the group's. A lease that is
+    /// lost all the same is not kept any longer, and the settlement at the end raises LeaseLost.
+    #[pyo3(signature = (lease=None))]
+    fn keep_alive(slf: &Bound<'_, Self>, lease: Option<Seconds>) -> PyResult<KeepAlive> {
+        let py = slf.py();
+        let group = slf.get().group.get();
+        let lease = match lease {
+            Some(Seconds(lease)) => lease,
+            None => group.call(py, engine::Group::config)?.lease,
+        };
+        let opened = group.store().get().current(py)?;
+        let message = slf.clone().unbind();
+        Ok(KeepAlive::new(message, opened.leases, opened.store, lease))
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -214,22 +261,7 @@ impl Message {
         exc: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let ending = Self::ending(py, exc)?;
-        let handled = matches!(ending, Ending::Retry(_) | Ending::Reject(_));
-        if self.settled.load(Ordering::Acquire) {
-            return Ok(handled);
-        }
-        match ending {
-            Ending::Ack => self.settle(py, Delivery::ack),
-            Ending::Retry(delay) => self.settle(py, |d| d.nack(delay.map(|d| d.0))),
-            Ending::Reject(reason) => self.settle(py, |d| d.reject(&reason)),
-            Ending::Nack => {
-                // The exception on its way is what matters; an unsettled lease ends by itself.
-                let _ = self.settle(py, |d| d.nack(None));
-                return Ok(false);
-            }
-        }?;
-        Ok(handled)
+        self.leave(py, exc)
     }
 
     fn __repr__(&self) -> String {

@@ -99,7 +99,7 @@ impl Producer {
         // In a forked child the topic would be opened anew, but never this producer.
         let topic = topic.now();
         let sent = py.detach(|| self.inner.send(&topic, seq, &out.out()));
-        sent.map(SendResult::new).or_raise(py)
+        sent.map(|sent| SendResult::new(&sent)).or_raise(py)
     }
 
     /// Sends one message with its number without waiting for the disk: as Topic.send_async.
@@ -206,12 +206,8 @@ impl Producer {
     ) -> PyResult<SendMany> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
-        let messages = outgoing(
-            messages,
-            topic.codec,
-            flush.map(|f| f.0).or(topic.flush),
-            timeout,
-        )?;
+        let codec = topic.codec;
+        let messages = outgoing(messages, codec, flush.map(|f| f.0).or(topic.flush), timeout)?;
         let topic = topic.now();
         let send = || {
             let first = first.map_or_else(|| self.inner.next_seq(), Ok)?;

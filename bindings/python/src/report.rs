@@ -1,6 +1,8 @@
 //! What the engine tells about itself, as the dataclasses of `keepq._types`.
 
-use engine::{GroupStats, RecoveryReport, StoreStats, TopicStats, VerifyReport};
+use crate::args::FlushMode;
+use crate::group::BackoffArg;
+use engine::{GroupConfig, GroupStats, RecoveryReport, StoreStats, TopicStats, VerifyReport};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -46,6 +48,15 @@ pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
         lag: s.lag,
         dead: s.dead,
         cursor: s.cursor,
+    })
+}
+
+pub(crate) fn group_config<'py>(py: Python<'py>, c: &GroupConfig) -> Object<'py> {
+    dataclass!(py, "GroupConfig", {
+        lease: c.lease.as_secs_f64(),
+        max_attempts: c.max_attempts,
+        backoff: BackoffArg(c.backoff),
+        ack_flush: FlushMode(c.ack_flush),
     })
 }
 

@@ -285,7 +285,7 @@ impl Batches {
                 continue;
             };
             let (result, exception) = match result.or_raise(py) {
-                Ok(sent) => (Some(SendResult::new(sent)), None),
+                Ok(sent) => (Some(SendResult::new(&sent)), None),
                 Err(exception) => (None, Some(exception.into_value(py))),
             };
             let Waiting {

@@ -1,15 +1,17 @@
 //! Opening and using a store.
 
 use crate::args::{FlushMode, Given, Seconds, Timeout};
+use crate::browse::Browsed;
 use crate::codec::Codec;
 use crate::error::{OrRaise, new, refuse};
 use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
+use crate::keep_alive::Leases;
 use crate::kept::Kept;
 use crate::producer::Producer;
 use crate::sends::{self, Sends};
 use crate::topic::Topic;
 use crate::{report, wait};
-use engine::{Code, Receipt, Result, StoreOptions};
+use engine::{Code, MessageId, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long a send may take where nothing else is said.
-const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many asynchronous sends may be in flight where nothing else is said.
 const MAX_IN_FLIGHT: u32 = 1024;
 
@@ -28,6 +30,7 @@ const MAX_IN_FLIGHT: u32 = 1024;
 pub(crate) struct Opened {
     pub(crate) store: engine::Store,
     pub(crate) sends: Arc<Sends>,
+    pub(crate) leases: Arc<Leases>,
     /// The process that opened it.
     pid: u32,
 }
@@ -52,6 +55,7 @@ impl How {
         Ok(Opened {
             store: options.open(path)?,
             sends: Sends::new(self.max_in_flight),
+            leases: Arc::default(),
             pid: std::process::id(),
         })
     }
@@ -71,7 +75,6 @@ pub(crate) struct Store {
     path: PathBuf,
     how: How,
     given: Py<PyDict>,
-    /// That of topics and groups that are asked for without one.
     pub(crate) codec: Option<Codec>,
     /// There until it is dropped.
     kept: Option<Kept<Opened>>,
@@ -86,16 +89,15 @@ pub(crate) struct Store {
 /// the death of every process, and on disk within flush_interval seconds. send_timeout: seconds
 /// that a send may take over all its attempts (None = for ever); send_retries: how many attempts
 /// follow the first after an error that may pass. max_in_flight, max_in_flight_bytes: the most
-/// asynchronous sends, and bytes of their bodies, that wait for their results at a time.
+/// asynchronous sends, and bytes of their bodies, that wait for their results at a time. codec, of
+/// topics and groups that name none: "json", "msgpack", "str" or "pickle"; with one, sends take
+/// values instead of bytes and Message.value gives them back.
 ///
 /// Fixed when the store is made, ConfigMismatch when another value is given later: mode, permission
 /// bits of its files (0o660 with a set-group-id directory shares it within a group); runtime_dir,
 /// an absolute path for its shared memory; segment_size and ring_size in bytes; slots, the most
 /// messages outstanding. allow_unsafe_filesystem=True opens on network, FUSE and memory file
 /// systems, without the guarantees those cannot give.
-///
-/// codec: what topics send values by and groups read them by, "json", "msgpack", "str" or "pickle";
-/// a content-type header tells others. None = bodies are bytes.
 ///
 /// Raises NotFound, AlreadyExists, IncompatibleError, ConfigMismatch, Busy, CorruptError,
 /// StorageError, InvalidArgument.
@@ -175,11 +177,11 @@ pub(crate) fn open(
         .note("segment_size", segment_size)?
         .note("ring_size", ring_size)?
         .note("slots", slots)?
+        .note("codec", codec)?
         .note(
             "allow_unsafe_filesystem",
             allow_unsafe_filesystem.then_some(true),
-        )?
-        .note("codec", codec)?;
+        )?;
     if let Timeout::Given(timeout) = send_timeout {
         given = given.note("send_timeout", Some(timeout.map(Seconds)))?;
     }
@@ -216,7 +218,7 @@ impl Store {
     }
 
     /// The store as this process has it open.
-    fn current(&self, py: Python<'_>) -> PyResult<Opened> {
+    pub(crate) fn current(&self, py: Python<'_>) -> PyResult<Opened> {
         let opened = self.kept().now();
         if opened.is_ours() {
             return Ok(opened);
@@ -264,11 +266,10 @@ impl Store {
         report::recovery(py, self.kept().now().store.recovery())
     }
 
-    /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise.
-    /// codec: what it sends values by, "json", "msgpack", "str" or "pickle"; None = as the store was
-    /// opened with. create=False: a missing one is NotFound. Raises InvalidName.
-    #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None, max_bytes=None,
-                        max_messages=None, when_full=None))]
+    /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise,
+    /// codec what they encode values with (see keepq.open). create=False: a missing one is NotFound. Raises InvalidName.
+    #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None,
+                        max_bytes=None, max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn topic(
         slf: Bound<'_, Self>,
@@ -298,11 +299,11 @@ impl Store {
     /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest", a
     /// sequence, or an aware datetime (the first message sent then or later). Options are stored
     /// when the group is made; a different explicit value later raises ConfigMismatch. create=False:
-    /// what is missing is NotFound. codec, of this handle: what msg.value is decoded by where a message
-    /// does not say; None = as the store was opened with.
+    /// what is missing is NotFound. codec decodes Message.value where the message does not say what
+    /// it is (see keepq.open); it belongs to this handle.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
-                        backoff=None, start=None, codec=None, create=true, tags=None, ordered=None,
-                        broadcast=None, max_outstanding=None))]
+                        backoff=None, start=None, codec=None, create=true, tags=None,
+                        ordered=None, broadcast=None, max_outstanding=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn group(
         slf: Bound<'_, Self>,
@@ -382,6 +383,14 @@ impl Store {
         report::verify(py, &found)
     }
 
+    /// The message with this id, read without being claimed: a keepq.Browsed; None if no topic keeps
+    /// it.
+    fn find(&self, py: Python<'_>, id: PyBackedStr) -> PyResult<Option<Browsed>> {
+        let id: MessageId = id.parse::<MessageId>().or_raise(py)?;
+        let found = self.call(py, |opened| opened.store.find(id))?;
+        Ok(found.map(Browsed::new))
+    }
+
     /// Acknowledges a message by its receipt, also one received by another process. Raises LeaseLost
     /// when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
@@ -421,7 +430,11 @@ impl Store {
             // What a parent has open is not for its child to close.
             return Ok(());
         }
-        let closed = match py.detach(|| opened.store.close()) {
+        let close = || {
+            opened.leases.stop();
+            opened.store.close()
+        };
+        let closed = match py.detach(close) {
             Err(error) if error.code() == Code::Closed => Ok(()),
             result => result,
         };
@@ -471,11 +484,14 @@ impl Drop for Store {
         let Some(kept) = self.kept.take() else { return };
         let opened = kept.now();
         let ours = opened.is_ours();
-        let sends = Arc::clone(&opened.sends);
+        let (sends, leases) = (Arc::clone(&opened.sends), Arc::clone(&opened.leases));
         // The last handle closes the store, which takes its time: not under the GIL, if there is
         // still one.
         Python::try_attach(|py| {
             py.detach(|| {
+                if ours {
+                    leases.stop();
+                }
                 drop(opened);
                 drop(kept);
                 if ours {

@@ -1,13 +1,16 @@
 //! Topics: sending.
 
 use crate::args::{FlushMode, Given, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::browse::Browse;
 use crate::codec::{Codec, encoded};
-use crate::error::{OrRaise, refuse};
+use crate::error::{self, OrRaise, refuse};
+use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
-use crate::store::Store;
-use engine::{Code, Flush, Pending, Result, Sent, WhenFull};
+use crate::store::{SEND_TIMEOUT, Store};
+use crate::wait;
+use engine::{Code, Flush, Pending, Result, Sent, Start, WhenFull};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
@@ -31,7 +34,6 @@ pub(crate) struct Topic {
     name: PyBackedStr,
     /// What sends of this handle do unless they say otherwise.
     pub(crate) flush: Option<Flush>,
-    /// What makes bytes of the values it is given.
     pub(crate) codec: Option<Codec>,
 }
 
@@ -100,6 +102,21 @@ impl Topic {
         self.kept.now().topic
     }
 
+    /// Sends with a long time-out: waits for the disk in slices, so that Ctrl-C ends the wait.
+    fn send_patiently(&self, py: Python<'_>, out: &Outgoing) -> PyResult<SendResult> {
+        let pending = self.call(py, |topic| topic.send_message_async(&out.out()))?;
+        let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
+        // It ends by the send's own time-out.
+        match wait::in_slices(py, None, step)? {
+            Some(sent) => Ok(SendResult::new(&sent)),
+            None => Err(error::new(
+                py,
+                Code::Internal,
+                "a send ended without a result",
+            )),
+        }
+    }
+
     /// Sends without waiting for the disk: `start` makes the send. Gives its future.
     pub(crate) fn start(
         &self,
@@ -129,7 +146,7 @@ impl Topic {
                 // Nothing is waited for, so nobody has to be woken.
                 Ok(Some(sent)) if callbacks.is_empty() => {
                     sends.withdraw(index);
-                    let sent = SendResult::new(sent);
+                    let sent = SendResult::new(&sent);
                     future.call_method1(py, "set_result", (sent,))?;
                     return Ok(future);
                 }
@@ -190,7 +207,7 @@ impl Topic {
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like, or what the handle's codec takes, at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
+    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
     /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
     /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
     /// left out: as the store was opened with.
@@ -233,8 +250,12 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: None,
         };
+        let time = out.timeout.unwrap_or(self.store.get().send_timeout());
+        if time > SEND_TIMEOUT {
+            return self.send_patiently(py, &out);
+        }
         let sent = self.call(py, |topic| topic.send_message(&out.out()))?;
-        Ok(SendResult::new(sent))
+        Ok(SendResult::new(&sent))
     }
 
     /// Sends one message without waiting for the disk: it is in the log when this returns, and the
@@ -337,10 +358,12 @@ impl Topic {
         };
         self.call(py, |topic| {
             // A one-way send tells nobody that its handle is a parent's, so this is asked first.
-            if let Err(e) = topic.bounds() {
-                if e.code() == Code::ForkedHandle {
-                    return Err(e);
-                }
+            let asked = topic.bounds().map(|_| ());
+            if asked
+                .as_ref()
+                .is_err_and(|e| e.code() == Code::ForkedHandle)
+            {
+                return asked;
             }
             topic.send_message_oneway(&out.out());
             Ok(())
@@ -372,6 +395,36 @@ impl Topic {
             sent_by_us(topic.send_many(&out))
         })
         .map(SendMany::new)
+    }
+
+    /// Looks at the messages that are kept, the earliest first, without claiming them: an iterator
+    /// of keepq.Browsed, of at most limit. start: "earliest" or a sequence; last=n begins with the
+    /// last n instead.
+    #[pyo3(signature = (*, start=None, last=None, limit=None, key=None))]
+    fn browse(
+        &self,
+        py: Python<'_>,
+        start: Option<StartArg>,
+        last: Option<u64>,
+        limit: Option<u64>,
+        key: Later<'_, '_>,
+    ) -> PyResult<Browse> {
+        refuse(py, &[("key", key.is_some())])?;
+        let from = match (start.map(|s| s.0), last) {
+            (Some(_), Some(_)) => Err("browse takes start or last, not both"),
+            (None | Some(Start::Earliest), _) => Ok(0),
+            (Some(Start::Sequence(seq)), _) => Ok(seq),
+            (Some(_), _) => Err("browse starts at 'earliest' or a sequence (an int from 0)"),
+        };
+        let from = from.map_err(|text| error::new(py, Code::InvalidArgument, text))?;
+        let walk = self.call(py, |topic| {
+            topic.bounds()?;
+            match last {
+                Some(n) => topic.browse().last(n),
+                None => Ok(topic.browse().from(from)),
+            }
+        })?;
+        Ok(Browse::of_topic(walk, limit))
     }
 
     /// How many messages of the topic are kept.
