@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import sys
@@ -11,7 +12,7 @@ from collections import deque
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from . import _codecs, _leases
+from . import _codecs
 from ._errors import DecodeError, Empty, Error, Full, SendError
 from ._keepq import Message, open
 from ._types import Flush
@@ -39,12 +40,22 @@ _SLICE = 0.1
 class _Gotten:
     """An item that was gotten and is not done yet."""
 
-    __slots__ = ("kept", "message", "number")
+    __slots__ = ("keep", "lease", "message", "number")
 
-    def __init__(self, number: int, message: Message, kept: _leases.Kept) -> None:
+    def __init__(self, number: int, message: Message, lease: float) -> None:
         self.number = number
         self.message = message
-        self.kept = kept
+        self.lease = lease
+        self.hold()
+
+    def hold(self) -> None:
+        """Has the lease kept from now on."""
+        self.keep = self.message.keep_alive(self.lease)
+        self.keep.__enter__()
+
+    def done(self) -> None:
+        """Acks it."""
+        self.keep.__exit__(None, None, None)
 
 
 class _Here:
@@ -55,13 +66,14 @@ class _Here:
         self.store = open(path) if flush is None else open(path, flush=flush)
         self.topic = self.store.topic(topic)
         self.group = self.store.group(topic, group)
+        self.lease = self.group.config().lease
         # Held while a put counts and sends, so that threads never exceed maxsize together.
         self.putting = threading.Lock()
         # What follows is changed under its lock; notified when a get, a task_done or a shutdown
         # may let somebody go on.
         self.changed = threading.Condition(threading.Lock())
         self.changes = 0
-        self.gets = 0
+        self.numbers = itertools.count()
         # By thread, oldest first. The key is an object of the thread: its number would be used
         # again by another one.
         self.gotten: dict[object, deque[_Gotten]] = {}
@@ -70,10 +82,9 @@ class _Here:
     def enter(self, message: Message) -> None:
         """Notes an item as gotten by this thread, and keeps its lease."""
         token = self.thread.__dict__.setdefault("token", object())
-        kept = _leases.keep(message, _leases.of(self.group))
+        item = _Gotten(next(self.numbers), message, self.lease)
         with self.changed:
-            self.gotten.setdefault(token, deque()).append(_Gotten(self.gets, message, kept))
-            self.gets += 1
+            self.gotten.setdefault(token, deque()).append(item)
         self.tell()
 
     def take(self) -> _Gotten | None:
@@ -93,7 +104,7 @@ class _Here:
     def put_back(self, item: _Gotten) -> None:
         """Notes an item as gotten again: it could not be settled."""
         token = self.thread.__dict__.setdefault("token", object())
-        item.kept = _leases.keep(item.message, item.kept.lease)
+        item.hold()
         with self.changed:
             self.gotten.setdefault(token, deque()).appendleft(item)
 
@@ -256,9 +267,8 @@ class Queue(Generic[T]):
         item = here.take()
         if item is None:
             raise ValueError("task_done() called too many times")
-        item.kept.release()
         try:
-            item.message.ack()
+            item.done()
         except Error as error:
             # A full disk, a busy lock: it may be said again.
             if error.retriable and not isinstance(error, SendError):
@@ -318,10 +328,7 @@ class Queue(Generic[T]):
         Closing again does nothing."""
         here = self._here()
         with here.changed:
-            gotten = [item for items in here.gotten.values() for item in items]
             here.gotten.clear()
-        for item in gotten:
-            item.kept.release()
         here.store.close()
         here.tell()
 

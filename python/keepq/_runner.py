@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from . import _leases
 from ._errors import Closed, DecodeError, Error, LeaseLost, Reject, Retry, SendError
 from ._keepq import Group, Message
 
@@ -83,11 +82,12 @@ class Handler:
 class Job:
     """A message that is worked on."""
 
-    __slots__ = ("cancel", "given_back", "kept", "message")
+    __slots__ = ("cancel", "given_back", "keep", "message")
 
     def __init__(self, message: Message, lease: float) -> None:
         self.message = message
-        self.kept = _leases.keep(message, lease)
+        self.keep = message.keep_alive(lease)
+        """Has the lease kept until it settles the message."""
         self.given_back = False
         self.cancel: Callable[[], object] | None = None
         """Ends the task that works on it; a thread cannot be ended."""
@@ -108,7 +108,7 @@ class Runner:
     ) -> None:
         self.handler = handler
         self._group = group
-        self._lease = _leases.of(group)
+        self._lease = group.config().lease
         self._concurrency = concurrency
         self._loop = loop
         self._idle = idle
@@ -152,7 +152,6 @@ class Runner:
             jobs = list(self._jobs)
         for job in jobs:
             job.given_back = True
-            job.kept.release()
             try:
                 job.message.nack(0)
             except LeaseLost:
@@ -224,6 +223,11 @@ class Runner:
 
     def _begin(self, message: Message) -> None:
         job = Job(message, self._lease)
+        try:
+            job.keep.__enter__()
+        except Error as error:
+            # It is worked on all the same; that it was settled may then come to nothing.
+            log.warning("the lease of %r is not kept: %s", message, error)
         with self._changed:
             self._jobs.add(job)
             missing = len(self._jobs) - self._threads
@@ -295,11 +299,10 @@ class Runner:
 
     def _settle(self, job: Job, ending: Exception | None) -> None:
         """Acks, or does what the ending says, unless the handler has settled it itself."""
-        job.kept.release()
         pause = _FIRST_PAUSE
         for tries_left in reversed(range(_SETTLE_TRIES)):
             try:
-                job.message.__exit__(None if ending is None else type(ending), ending, None)
+                job.keep.__exit__(None if ending is None else type(ending), ending, None)
                 return
             except LeaseLost as error:
                 if not job.given_back:

@@ -15,22 +15,24 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .. import _keepq, _leases
+from .. import _keepq
 from .._errors import Closed, Empty, Retry
 from .._types import Duration, Flush, GroupStats
 from ._hands import Hands, Once
 
 T = TypeVar("T")
 
+_Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], bool]
+
 
 class Message:
     """A received message under a lease: settle it, or use it in an async with statement. One that is
     dropped unsettled is given back at once."""
 
-    def __init__(self, hands: Hands, native: _keepq.Message, terms: tuple[float, bool]) -> None:
+    def __init__(self, hands: Hands, native: _keepq.Message, acks_sync: bool) -> None:
         self._hands = hands
         self._native = native
-        self._lease, self._acks_sync = terms
+        self._acks_sync = acks_sync
 
     @property
     def body(self) -> bytes:
@@ -124,28 +126,35 @@ class Message:
 
     async def __aexit__(
         self,
-        exc_type: type[BaseException] | None,
+        _exc_type: type[BaseException] | None,
         exc: BaseException | None,
-        traceback: TracebackType | None,
+        _traceback: TracebackType | None,
     ) -> bool:
         """Settles what the block did not: ack, or nack after an exception; keepq.Retry and
         keepq.Reject do what they say. A cancelled block has it come again at once."""
+        return await self._leave(self._native.__exit__, exc)
+
+    async def _leave(self, leave: _Leave, exc: BaseException | None) -> bool:
         if isinstance(exc, asyncio.CancelledError):
             again = Retry(0)
-            await self._settle(lambda: self._native.__exit__(type(again), again, None))
+            await self._settle(lambda: leave(Retry, again, None))
             return False
-        settle = lambda: self._native.__exit__(exc_type, exc, traceback)  # noqa: E731
-        return await self._settle(settle, self._acks_sync)
+        kind = None if exc is None else type(exc)
+        return await self._settle(lambda: leave(kind, exc, None), self._acks_sync)
 
     @asynccontextmanager
-    async def keep_alive(self) -> AsyncIterator[Self]:
-        """As `async with msg:`, and the lease is extended as long as the block runs."""
-        async with self:
-            kept = _leases.keep(self._native, self._lease)
-            try:
-                yield self
-            finally:
-                kept.release()
+    async def keep_alive(self, lease: Duration | None = None) -> AsyncIterator[Self]:
+        """As `async with msg:`, and the lease is extended as long as the block runs, by lease
+        seconds each time; None = the group's."""
+        keep = self._native.keep_alive(lease)
+        await self._settle(keep.__enter__)
+        try:
+            yield self
+        except BaseException as exc:
+            if not await self._leave(keep.__exit__, exc):
+                raise
+        else:
+            await self._leave(keep.__exit__, None)
 
     def __repr__(self) -> str:
         return repr(self._native).replace("<keepq.", "<keepq.aio.", 1)
@@ -164,11 +173,11 @@ class Group:
         """The group's name."""
         self._hands = hands
 
-        def open() -> tuple[_keepq.Group, tuple[float, bool]]:
+        def open() -> tuple[_keepq.Group, bool]:
             native = make()
             # Its thread is started off the loop, too.
             native.fileno()
-            return native, native._terms()
+            return native, native.config().ack_flush == "sync"
 
         self._native = Once(hands, open)
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -211,7 +220,7 @@ class Group:
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"{timeout} is not a duration: 0 s or more")
         deadline = None if timeout is None else self._hands.loop.time() + timeout
-        native, terms = await self._native.get()
+        native, acks_sync = await self._native.get()
         while True:
             self._hands.check()
             if self._closed:
@@ -220,7 +229,7 @@ class Group:
             got = take(native)
             if got:
                 messages = got if isinstance(got, list) else [got]
-                return [Message(self._hands, message, terms) for message in messages]
+                return [Message(self._hands, message, acks_sync) for message in messages]
             left = None if deadline is None else deadline - self._hands.loop.time()
             if left is not None and left <= 0:
                 return None
