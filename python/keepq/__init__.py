@@ -14,6 +14,7 @@ and is delivered to every group until that group acknowledges it.
 
 from typing import TYPE_CHECKING
 
+from . import _interpreter as _interpreter  # isort: skip  # It comes first.
 from ._errors import (
     AlreadyExists,
     Busy,

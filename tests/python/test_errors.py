@@ -23,6 +23,7 @@ def test_every_code_of_the_engine_has_a_class_and_no_other() -> None:
         (keepq.Empty, (keepq.Error, queue.Empty)),
         (keepq.Full, (keepq.Error, queue.Full)),
         (keepq.Timeout, (keepq.Error, TimeoutError)),
+        (keepq.Busy, (keepq.Error,)),
         (keepq.Closed, (keepq.Error,)),
         (keepq.ForkedHandle, (keepq.Closed,)),
         (keepq.SendError, (keepq.Error,)),

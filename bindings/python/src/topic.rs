@@ -427,7 +427,8 @@ impl Topic {
         Ok(Browse::of_topic(walk, limit))
     }
 
-    /// How many messages of the topic are kept.
+    /// How many messages of the topic are kept. Sequences that a recovery after the loss of shared
+    /// memory left out count, too, until what was sent before it is gone.
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         let len = self.call(py, engine::Topic::len)?;
         Ok(usize::try_from(len).unwrap_or(usize::MAX))
