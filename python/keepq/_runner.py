@@ -51,6 +51,8 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 10.0
 _SETTLE_TRIES = 5
 # Codes after which a store only goes on when it is opened again: Failed, StoreGone, BadHandle.
 _HOPELESS = (203, 206, 603)
+# The engine's limit for messages that are received at once.
+_BATCH = 1024
 # The engine's limit for the reason of a dead letter, in bytes.
 _MAX_REASON = 1024
 
@@ -206,7 +208,7 @@ class Runner:
         with self._receiving_now:
             if self._stopping.is_set():
                 return 0
-            messages = self._group.receive_batch(room, 0)
+            messages = self._group.receive_batch(min(room, _BATCH), 0)
         for message in messages:
             self._begin(message)
         return len(messages)

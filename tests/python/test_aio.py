@@ -190,6 +190,25 @@ async def test_a_lease_is_kept_in_a_keep_alive_block(kq: aio.Store) -> None:
         await msg.ack()
 
 
+async def test_messages_and_dead_letters_are_looked_at(kq: aio.Store) -> None:
+    topic, group = kq.topic("t"), kq.group("t", "g", max_attempts=5)
+    results = (await topic.send_many([b"%d" % n for n in range(150)])).ok
+    assert [item.body async for item in topic.browse()] == [b"%d" % n for n in range(150)]
+    assert [item.seq async for item in topic.browse(start=140, limit=3)] == [140, 141, 142]
+    found = await kq.find(results[7].id)
+    assert found is not None and found.body == b"7"
+    for _ in range(3):
+        await (await group.receive(timeout=5)).reject("no good")
+    assert [letter.reason async for letter in group.dlq] == ["no good"] * 3
+    [second] = [letter async for letter in group.dlq.browse(1, start=1)]
+    assert second.body == b"1" and await group.dlq.count() == 3
+    one = await group.dlq.get(second.id)
+    assert one is not None and one.body == b"1"
+    assert await group.dlq.purge(one) == 1 and await group.dlq.purge() == 2
+    assert (await group.config()).max_attempts == 5
+    assert (await group.configure(max_attempts=6)).max_attempts == 6
+
+
 async def test_producers_number_their_messages(kq: aio.Store) -> None:
     lazy = kq.producer("loader")
     with pytest.raises(RuntimeError, match="not open"):

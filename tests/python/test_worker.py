@@ -236,6 +236,26 @@ def test_as_many_run_at_once_as_were_asked_for(
     assert sorted(ended.wait(7)) == list(range(7))
 
 
+def test_options_of_the_group_and_of_the_run_are_heeded(kq: keepq.Store, path: Path) -> None:
+    app, seen = keepq.Worker(path, flush="async"), Events()
+
+    @app.handler("t", group="g", concurrency=5, start="latest", max_attempts=3, ack_flush="sync")
+    def handle(msg: keepq.Message) -> None:
+        seen.add(msg.body)
+        if msg.body == b"last":
+            app.stop()
+
+    kq.topic("t").send(b"before the group")
+    app.stop()
+    assert app.run(concurrency=1) is True
+    kq.topic("t").send_many([b"a", b"b", b"last", b"after the stop"])
+    assert app.run(concurrency=1) is True
+    assert seen.seen == [b"a", b"b", b"last"]
+    group = kq.group("t", "g")
+    assert (group.config().max_attempts, group.config().ack_flush) == (3, "sync")
+    assert group.receive(timeout=5).body == b"after the stop"
+
+
 def test_a_stop_waits_for_what_runs_and_receives_nothing_more(
     kq: keepq.Store, path: Path, start: Start
 ) -> None:

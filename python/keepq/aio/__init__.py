@@ -23,8 +23,19 @@ Topics, groups and producers are opened by their first use, which raises what op
 
 from __future__ import annotations
 
+from ._browse import Browse, DeadLetters
 from ._group import Group, Message
 from ._store import Opening, Store, open
 from ._topic import Producer, Topic
 
-__all__ = ["Group", "Message", "Opening", "Producer", "Store", "Topic", "open"]
+__all__ = [
+    "Browse",
+    "DeadLetters",
+    "Group",
+    "Message",
+    "Opening",
+    "Producer",
+    "Store",
+    "Topic",
+    "open",
+]

@@ -17,8 +17,9 @@ from typing import Any, Self, TypeVar
 
 from .. import _keepq
 from .._errors import Closed, Empty, Retry
-from .._types import Duration, Flush, GroupStats
-from ._hands import Hands, Once
+from .._types import Duration, Flush, GroupConfig, GroupStats
+from ._browse import DeadLetters
+from ._hands import Hands, Once, like
 
 T = TypeVar("T")
 
@@ -275,6 +276,28 @@ class Group:
         native, _ = await self._native.get()
         natives = [message._native for message in messages]
         await self._hands.wait(lambda: native.ack_many(natives))
+
+    @property
+    def dlq(self) -> DeadLetters:
+        """Its dead letters."""
+
+        async def native() -> _keepq.DeadLetters:
+            group, _ = await self._native.get()
+            return group.dlq
+
+        return DeadLetters(self._hands, native)
+
+    async def config(self) -> GroupConfig:
+        """The options of the group, as they are stored."""
+        native, _ = await self._native.get()
+        return await self._hands.wait(native.config)
+
+    @like(_keepq.Group.configure)
+    async def configure(self, **options: Any) -> GroupConfig:
+        """Changes options of the group for everybody; as keepq.Group.configure. This handle goes on
+        waiting for acks, or not, as it began to."""
+        native, _ = await self._native.get()
+        return await self._hands.wait(lambda: native.configure(**options))
 
     async def stats(self) -> GroupStats:
         """Counters of the group."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .. import _keepq
+from .._keepq import Browsed
 from .._types import Duration, RecoveryReport, StoreStats, VerifyReport
 from ._group import Group
 from ._hands import Hands, like
@@ -58,6 +59,10 @@ class Store:
     async def verify(self) -> VerifyReport:
         """Reads and checks every file of the store."""
         return await self._hands.wait(self._native.verify)
+
+    async def find(self, id: str) -> Browsed | None:
+        """The message with this id, if it is still there."""
+        return await self._hands.wait(lambda: self._native.find(id))
 
     async def ack(self, receipt: str) -> None:
         """Acknowledges a message by its receipt."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Self
 
 from .. import _keepq
-from .._keepq import SendMany, SendResult
+from .._keepq import Browsed, SendMany, SendResult
+from ._browse import Browse
 from ._hands import Hands, Once, like
 
 
@@ -44,6 +45,17 @@ class Topic:
         topic = await self._native.get()
         messages = messages if isinstance(messages, bytes | str) else list(messages)
         return await self._hands.wait(lambda: topic.send_many(messages, **options))
+
+    @like(_keepq.Topic.browse)
+    def browse(self, **options: Any) -> Browse[Browsed]:
+        """Shows its messages without claiming them, in `async for`; takes what keepq.Topic.browse
+        does."""
+
+        async def begin() -> Iterator[Browsed]:
+            topic = await self._native.get()
+            return await self._hands.wait(lambda: topic.browse(**options))
+
+        return Browse(self._hands, begin)
 
     async def count(self) -> int:
         """How many messages of the topic are kept."""
