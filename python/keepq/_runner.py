@@ -106,7 +106,7 @@ class Runner:
         loop: Loop | None,
         *,
         idle: Callable[[], None],
-        failed: Callable[[Error], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self.handler = handler
         self._group = group
@@ -189,8 +189,8 @@ class Runner:
                     if not self._receive_up_to(room):
                         poll.poll()
                     pause = _FIRST_PAUSE
-                except Error as error:
-                    if isinstance(error, Closed) or error.number in _HOPELESS:
+                except BaseException as error:
+                    if not _may_pass(error):
                         self._failed(error)
                         return
                     log.error(
@@ -317,6 +317,12 @@ class Runner:
                 log.warning("settling %r, again in %g s: %s", job.message, pause, error)
             time.sleep(pause)
             pause *= 2
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the store may go on after an error without being opened again."""
+    hopeless = isinstance(error, Closed) or getattr(error, "number", None) in _HOPELESS
+    return isinstance(error, Error) and not hopeless
 
 
 def _cut(reason: str) -> str:

@@ -27,8 +27,8 @@ _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackTy
 
 
 class Message:
-    """A received message under a lease: settle it, or use it in an async with statement. One that is
-    dropped unsettled is given back at once."""
+    """A received message under a lease: settle it, or use it in an async with statement. One that
+    is dropped unsettled is given back at once."""
 
     def __init__(self, hands: Hands, native: _keepq.Message, acks_sync: bool) -> None:
         self._hands = hands
@@ -162,8 +162,8 @@ class Message:
 
 
 class Group:
-    """A consumer group: every group gets every message of its topic, its members share them. Made by
-    Store.group. `async for` over it receives for ever, until close()."""
+    """A consumer group: every group gets every message of its topic, its members share them. Made
+    by Store.group. `async for` over it receives for ever, until close()."""
 
     def __init__(
         self, hands: Hands, topic: str, name: str, make: Callable[[], _keepq.Group]
@@ -208,7 +208,7 @@ class Group:
     ) -> list[Message]:
         """Receives up to max messages (1 to 1,024): waits for the first, takes what else is there.
         An empty list when timeout seconds are over."""
-        take = lambda native: native.receive_batch(max, 0, detached=detached)  # noqa: E731
+        take = lambda native: native.receive_batch(max, 0, detached=detached)
         return await self._receive(take, timeout) or []
 
     async def _receive(
@@ -256,8 +256,8 @@ class Group:
                 self._unwatch()
 
     def _readable(self) -> None:
-        """Wakes the first who waits. The descriptor stays readable until a receive finds nothing, so
-        that the next is woken when this one gives up, or there is more."""
+        """Wakes the first who waits. The descriptor stays readable until a receive finds nothing,
+        so that the next is woken when this one gives up, or there is more."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

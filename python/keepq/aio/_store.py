@@ -81,8 +81,8 @@ class Store:
         await self._hands.wait(lambda: self._native.extend(receipt, lease))
 
     async def close(self) -> None:
-        """Makes what was asked for, flushes and closes. Everything made from this store raises Closed
-        from now on. Closing again does nothing. Cancelled, it goes on."""
+        """Makes what was asked for, flushes and closes. Everything made from this store raises
+        Closed from now on. Closing again does nothing. Cancelled, it goes on."""
         await self._hands.close(self._native.close)
 
     async def __aenter__(self) -> Self:

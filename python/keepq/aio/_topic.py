@@ -27,9 +27,9 @@ class Topic:
 
     @like(_keepq.Topic.send)
     async def send(self, body: Any, **options: Any) -> SendResult:
-        """Sends a message; takes, gives and raises what keepq.Topic.send does. Those of one task, and
-        of tasks in the order they began, are in the log in that order. While too many wait for the
-        disk, it waits for room. Cancelled, the message was sent or not."""
+        """Sends a message; takes, gives and raises what keepq.Topic.send does. Those of one task,
+        and of tasks in the order they began, are in the log in that order. While too many wait for
+        the disk, it waits for room. Cancelled, the message was sent or not."""
         topic = await self._native.get()
         return await self._hands.send(lambda: topic.send_async(body, **options))
 

@@ -1,5 +1,5 @@
-/* A worker in C for test_languages.py: worker STORE LEDGER. Notes each message in the ledger when it
- * has it and again when its ack has returned, with the time, until SIGTERM. */
+/* A worker in C for test_languages.py: worker STORE LEDGER. Notes each message in the ledger when
+ * it has it and again when its ack has returned, with the time, until SIGTERM. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <fcntl.h>
