@@ -18,7 +18,9 @@ Run = Callable[..., subprocess.Popen[str]]
 # What every child below begins with: an open store, handles that were used, and a report of what
 # comes of a call in the child.
 PREAMBLE = """
-import os, sys, threading, keepq
+import os, sys, threading, warnings, keepq
+# Python 3.12 and later warns of forks beside other threads, and the engine has some.
+warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
 kq = keepq.open(sys.argv[1])
 topic, group = kq.topic("t"), kq.group("t", "g", lease=20)
 def got(call):

@@ -191,4 +191,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestModel = Machine.TestCase
-TestModel.settings = settings(settings.default, max_examples=20, stateful_step_count=20)
+TestModel.settings = settings(settings.default, max_examples=12, stateful_step_count=20)
