@@ -16,7 +16,7 @@ from typing import Any
 
 import keepq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keepq import aio
 
@@ -451,7 +451,14 @@ STEPS = st.lists(
 def test_cancelling_at_any_point_loses_nothing(tmp_path: Path, loop: Any) -> None:
     numbers = iter(range(10**9))
 
-    @settings(max_examples=40)
+    # A message that is there, and one that comes while somebody waits for the descriptor; cancelled
+    # in the next turn or later.
+    @settings(max_examples=30)
+    @example([("send", 2), ("receive", 0), ("turn", 1), ("cancel", 0)])
+    @example([("send", 3), ("batch", 2), ("turn", 1), ("cancel", 0)])
+    @example([("receive", 0), ("turn", 3), ("send", 1), ("turn", 1), ("cancel", 0)])
+    @example([("receive", 0), ("receive", 0), ("turn", 3), ("send", 1), ("turn", 2), ("cancel", 0)])
+    @example([("receive", 1), ("turn", 3), ("send", 2), ("turn", 3), ("cancel", 0)])
     @given(STEPS)
     def check(steps: list[Step]) -> None:
         place = tmp_path / str(next(numbers))

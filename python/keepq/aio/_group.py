@@ -8,6 +8,7 @@ receiver can be cancelled.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
@@ -220,7 +221,8 @@ class Group:
             timeout = timeout.total_seconds()
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"{timeout} is not a duration: 0 s or more")
-        deadline = None if timeout is None else self._hands.loop.time() + timeout
+        # Not the loop's clock: uvloop's stands still within a turn, and would end a wait too early.
+        deadline = None if timeout is None else time.monotonic() + timeout
         native, acks_sync = await self._native.get()
         while True:
             self._hands.check()
@@ -231,7 +233,7 @@ class Group:
             if got:
                 messages = got if isinstance(got, list) else [got]
                 return [Message(self._hands, message, acks_sync) for message in messages]
-            left = None if deadline is None else deadline - self._hands.loop.time()
+            left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
             await self._ready(native, left)
