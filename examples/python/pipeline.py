@@ -1,7 +1,7 @@
 """Sends many messages without waiting for each: `python pipeline.py shop.kq 1000`.
 
-The disk works on batches while the program goes on. Results come to a callback, on one thread of the
-store, or to futures.
+The disk works on batches while the program goes on. Results come to a callback, on one thread of
+the store, or to futures.
 """
 
 import sys

@@ -12,8 +12,6 @@ Any number of processes use the directory at the same time. A message is on disk
 and is delivered to every group until that group acknowledges it.
 """
 
-from typing import TYPE_CHECKING
-
 from . import _interpreter as _interpreter  # isort: skip  # It comes first.
 from ._errors import (
     AlreadyExists,
@@ -58,18 +56,8 @@ from ._keepq import (
     __version__,
     open,
 )
-from ._types import (
-    Backoff,
-    Finding,
-    GroupConfig,
-    GroupStats,
-    Msg,
-    RecoveryReport,
-    SendStatus,
-    StoreStats,
-    TopicStats,
-    VerifyReport,
-)
+# What type checkers take for true. To import typing would cost every start.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from . import aio as aio
@@ -78,15 +66,35 @@ if TYPE_CHECKING:
     from ._runner import RETRY_LATER as RETRY_LATER
     from ._runner import SUCCESS as SUCCESS
     from ._runner import ConsumeStatus as ConsumeStatus
+    from ._types import Backoff as Backoff
+    from ._types import Finding as Finding
+    from ._types import GroupConfig as GroupConfig
+    from ._types import GroupStats as GroupStats
+    from ._types import Msg as Msg
+    from ._types import RecoveryReport as RecoveryReport
+    from ._types import SendStatus as SendStatus
+    from ._types import StoreStats as StoreStats
+    from ._types import TopicStats as TopicStats
+    from ._types import VerifyReport as VerifyReport
     from ._worker import Worker as Worker
 
 # Loaded by the first use: most programs use few of them, and every start would pay for all.
 _LATER = {
-    "RETRY_LATER": "_runner",
-    "SUCCESS": "_runner",
+    "Backoff": "_types",
     "ConsumeStatus": "_runner",
+    "Finding": "_types",
+    "GroupConfig": "_types",
+    "GroupStats": "_types",
+    "Msg": "_types",
     "Queue": "_queue",
+    "RETRY_LATER": "_runner",
+    "RecoveryReport": "_types",
+    "SUCCESS": "_runner",
+    "SendStatus": "_types",
     "ShutDown": "_queue",
+    "StoreStats": "_types",
+    "TopicStats": "_types",
+    "VerifyReport": "_types",
     "Worker": "_worker",
 }
 

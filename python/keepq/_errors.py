@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import os
 import queue
-from typing import Any
 
-from ._types import Duration, SendStatus
+# What type checkers take for true. To import typing would cost every start.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._types import Duration, SendStatus
 
 
 class Error(Exception):
@@ -93,6 +98,8 @@ class SendError(Error):
     @property
     def status(self) -> SendStatus:
         """How the send ended."""
+        from ._types import SendStatus
+
         return SendStatus.FLUSH_DISK_TIMEOUT
 
 

@@ -9,7 +9,7 @@ _NAMES = ("_interpreters", "_xxsubinterpreters")
 
 
 def check() -> None:
-    """Raises ImportError in a subinterpreter: open stores and their threads belong to the process."""
+    """Raises ImportError in a subinterpreter: stores and their threads belong to the process."""
     for name in _NAMES:
         try:
             interpreters = __import__(name)

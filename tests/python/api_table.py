@@ -1,4 +1,6 @@
-"""The public interface, item by item, and the tests that use each: `python tests/python/api_table.py`.
+"""The public interface, item by item, and the tests that use each.
+
+Printed by `python tests/python/api_table.py`.
 
 Made from the module itself and from the source of the tests: a name is used where a test says it, a
 member where one says it of anything, a parameter where one gives it to a call of that name. So an

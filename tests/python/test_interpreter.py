@@ -121,12 +121,22 @@ def test_a_subinterpreter_is_refused_in_words(run_python: Run, before: str, afte
 def test_an_import_loads_only_what_every_program_needs(run_python: Run) -> None:
     code = """
 import sys
+before = set(sys.modules)
 import keepq
-late = ["asyncio", "concurrent.futures", "json", "logging", "multiprocessing", "pickle", "socket"]
-print([name for name in late if name in sys.modules])
+late = ["asyncio", "concurrent.futures", "dataclasses", "inspect", "json", "logging",
+        "multiprocessing", "pickle", "re", "socket", "typing"]
+print([name for name in late if name in set(sys.modules) - before])
 """
     out, error = run_python(code).communicate(timeout=60)
     assert out == "[]\n", error
+
+
+def test_what_is_loaded_later_is_there_all_the_same() -> None:
+    for name in keepq.__all__:
+        assert getattr(keepq, name) is not None
+    assert keepq.Msg is keepq.Msg
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        keepq.nothing_like_this  # noqa: B018
 
 
 def test_the_module_says_its_version() -> None:

@@ -4,6 +4,7 @@ use crate::args;
 use crate::codec;
 use crate::error::{self, OrRaise};
 use crate::group::Group;
+use crate::topic::Topic;
 use engine::{Burial, Code, Content, MessageId, Result};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -217,7 +218,11 @@ impl DeadLetter {
 
 /// What is walked along.
 enum Walk {
-    Topic(engine::Browse),
+    // What it was made from outlives it, so that dropping it never closes the store.
+    Topic {
+        walk: engine::Browse,
+        _topic: Py<Topic>,
+    },
     Dead(engine::BrowseDead, Py<Group>),
 }
 
@@ -230,7 +235,7 @@ enum Found {
 impl Walk {
     fn next(&mut self) -> Option<Result<Found>> {
         match self {
-            Self::Topic(walk) => walk.next().map(|found| found.map(Found::Message)),
+            Self::Topic { walk, .. } => walk.next().map(|found| found.map(Found::Message)),
             Self::Dead(walk, _) => walk.next().map(|found| found.map(Found::Letter)),
         }
     }
@@ -245,8 +250,9 @@ pub(crate) struct Browse {
 }
 
 impl Browse {
-    pub(crate) fn of_topic(walk: engine::Browse, limit: Option<u64>) -> Self {
-        Self::new(Walk::Topic(walk), limit)
+    pub(crate) fn of_topic(walk: engine::Browse, topic: Py<Topic>, limit: Option<u64>) -> Self {
+        let _topic = topic;
+        Self::new(Walk::Topic { walk, _topic }, limit)
     }
 
     fn new(walk: Walk, limit: Option<u64>) -> Self {
@@ -286,7 +292,7 @@ impl Browse {
                 DeadLetter::create(py, group.get(), letter)?.into_any()
             }
             (Found::Message(message), _) => Py::new(py, Browsed::new(message))?.into_any(),
-            (Found::Letter(_), Walk::Topic(_)) => return Ok(None),
+            (Found::Letter(_), Walk::Topic { .. }) => return Ok(None),
         };
         Ok(Some(item))
     }

@@ -388,8 +388,8 @@ impl Group {
     }
 
     /// Changes options of the group, for all its consumers in every process, and returns them all
-    /// as they are then: a keepq.GroupConfig. What is not named stays; leases and back-offs that run
-    /// keep the end they have. On disk when it returns.
+    /// as they are then: a keepq.GroupConfig. What is not named stays; leases and back-offs that
+    /// run keep the end they have. On disk when it returns.
     #[pyo3(signature = (*, lease=None, max_attempts=None, ack_flush=None, backoff=None))]
     fn configure<'py>(
         &self,

@@ -140,14 +140,29 @@ impl Kept {
 /// does. Made by Message.keep_alive.
 #[pyclass(module = "keepq", frozen)]
 pub(crate) struct KeepAlive {
-    message: Py<Message>,
-    leases: Arc<Leases>,
+    // Dropped before the message, which keeps the store open: this never closes it.
     store: Mutex<Option<Store>>,
+    leases: Arc<Leases>,
     lease: Duration,
-    number: Mutex<Option<u64>>,
+    /// Of the lease while it is kept, and the process that keeps it.
+    number: Mutex<Option<(u64, u32)>>,
+    message: Py<Message>,
 }
 
 impl KeepAlive {
+    /// Lets the lease go; in a forked child it is the parent's thread that keeps it.
+    fn let_go(&self) {
+        let number = self
+            .number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let ours = number.filter(|(_, pid)| *pid == std::process::id());
+        if let Some((number, _)) = ours {
+            self.leases.let_go(number);
+        }
+    }
+
     pub(crate) fn new(
         message: Py<Message>,
         leases: Arc<Leases>,
@@ -181,7 +196,8 @@ impl KeepAlive {
         // From now on it has its whole length.
         py.detach(|| delivery.extend(self.lease)).or_raise(py)?;
         let number = py.detach(|| self.leases.keep(&store, delivery.receipt(), self.lease))?;
-        *self.number.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+        *self.number.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((number, std::process::id()));
         Ok(self.message.clone_ref(py))
     }
 
@@ -192,14 +208,7 @@ impl KeepAlive {
         exc: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let number = self
-            .number
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(number) = number {
-            self.leases.let_go(number);
-        }
+        self.let_go();
         self.message.get().leave(py, exc)
     }
 }
@@ -207,13 +216,6 @@ impl KeepAlive {
 impl Drop for KeepAlive {
     fn drop(&mut self) {
         // A with statement that never came to its end, as in a generator that was dropped.
-        let number = self
-            .number
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(number) = number {
-            self.leases.let_go(number);
-        }
+        self.let_go();
     }
 }

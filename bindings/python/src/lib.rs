@@ -2,9 +2,9 @@
 //!
 //! Rules that hold everywhere here: the GIL is released around every engine call, and taken by no
 //! thread of the engine; a wait is cut into slices of [`wait::SLICE`] between which signals are
-//! looked at, so that Ctrl-C works; no lock of this crate is held while the GIL is waited for;
-//! handles come through [`kept::Kept`], so that a forked child opens its own; exceptions are made by
-//! `keepq._errors` from the engine's numbers, because the stable ABI cannot subclass native
+//! looked at, so that Ctrl-C works; no lock of this crate is held while the GIL is waited for; the
+//! handles come through [`kept::Kept`], so that a forked child opens its own; exceptions are made
+//! by `keepq._errors` from the engine's numbers, because the stable ABI cannot subclass native
 //! exceptions.
 
 mod args;

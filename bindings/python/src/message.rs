@@ -115,8 +115,8 @@ impl Message {
         self.body.get_or_init(py, make).clone_ref(py)
     }
 
-    /// The value of the body: decoded by the message's content-type header, else by the codec of the
-    /// handle that received it; the body itself if there is neither. Decoded once. Raises
+    /// The value of the body: decoded by the message's content-type header, else by the codec of
+    /// the handle that received it; the body itself if there is neither. Decoded once. Raises
     /// DecodeError when it is not what it should be; the message stays, unsettled.
     #[getter]
     fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -231,8 +231,8 @@ impl Message {
         py.detach(|| self.delivery().extend(lease.0)).or_raise(py)
     }
 
-    /// For a with statement that extends the lease again and again until it is left, and settles the
-    /// message as `with msg:` does: `with msg.keep_alive() as msg:`. lease: the seconds it is
+    /// For a with statement that extends the lease again and again until it is left, and settles
+    /// the message as `with msg:` does: `with msg.keep_alive() as msg:`. lease: the seconds it is
     /// extended by, at the latest when a third of them is over; None = the group's. A lease that is
     /// lost all the same is not kept any longer, and the settlement at the end raises LeaseLost.
     #[pyo3(signature = (lease=None))]

@@ -32,7 +32,7 @@ pub(crate) struct Opened {
     pub(crate) sends: Arc<Sends>,
     pub(crate) leases: Arc<Leases>,
     /// The process that opened it.
-    pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Opened {
@@ -68,8 +68,8 @@ impl How {
 }
 
 /// An open store: a directory that any number of processes share. Made by keepq.open. Usable from
-/// any thread. In a forked child the store, its topics and its groups are opened anew at their first
-/// use. Pickled, they are their path and options, and are opened where they are unpickled.
+/// any thread. In a forked child the store, its topics and its groups are opened anew at their
+/// first use. Pickled, they are their path and options, and are opened where they are unpickled.
 #[pyclass(module = "keepq", frozen, weakref)]
 pub(crate) struct Store {
     path: PathBuf,
@@ -135,63 +135,45 @@ pub(crate) fn open(
     allow_unsafe_filesystem: bool,
     codec: Option<Codec>,
 ) -> PyResult<Store> {
-    let mut options = StoreOptions::default()
-        .create(create)
-        .exist_ok(exist_ok)
-        .read_only(read_only)
-        .allow_unsafe_filesystem(allow_unsafe_filesystem);
-    macro_rules! given {
-        ($($option:ident),*) => {
-            $( if let Some(value) = $option.clone() { options = options.$option(value); } )*
-        };
-    }
-    given!(
-        runtime_dir,
-        send_retries,
-        max_in_flight,
-        max_in_flight_bytes
-    );
-    given!(segment_size, ring_size, slots);
-    if let Some(mode) = mode.filter(|&mode| mode != 0o600) {
+    let time = match send_timeout {
+        Timeout::Default => None,
+        Timeout::Given(timeout) => Some(timeout.map(Seconds)),
+    };
+    let Asked { options, given } = Asked::new(py)
+        .set("flush", flush, |o, f| o.flush(f.0))?
         // The default is no wish: a store that was made with another mode opens as it is.
-        options = options.mode(mode);
-    }
-    if let Some(FlushMode(flush)) = flush {
-        options = options.flush(flush);
-    }
-    if let Some(timeout) = send_timeout.for_engine() {
-        options = options.send_timeout(timeout);
-    }
-    if let Some(Seconds(interval)) = flush_interval {
-        options = options.flush_interval(interval);
-    }
-    let mut given = Given::new(py)
-        .note("flush", flush)?
-        .note("mode", mode)?
-        .note("read_only", read_only.then_some(true))?
-        .note("runtime_dir", runtime_dir)?
-        .note("send_retries", send_retries)?
-        .note("max_in_flight", max_in_flight)?
-        .note("max_in_flight_bytes", max_in_flight_bytes)?
-        .note("flush_interval", flush_interval)?
-        .note("segment_size", segment_size)?
-        .note("ring_size", ring_size)?
-        .note("slots", slots)?
-        .note("codec", codec)?
-        .note(
+        .set("mode", mode, |o, m| if m == 0o600 { o } else { o.mode(m) })?
+        .set("read_only", Some(read_only), StoreOptions::read_only)?
+        .set("runtime_dir", runtime_dir, StoreOptions::runtime_dir)?
+        .set("send_timeout", time, |o, t| {
+            o.send_timeout(t.map_or(Duration::MAX, |t| t.0))
+        })?
+        .set("send_retries", send_retries, StoreOptions::send_retries)?
+        .set("max_in_flight", max_in_flight, StoreOptions::max_in_flight)?
+        .set(
+            "max_in_flight_bytes",
+            max_in_flight_bytes,
+            StoreOptions::max_in_flight_bytes,
+        )?
+        .set("flush_interval", flush_interval, |o, t| {
+            o.flush_interval(t.0)
+        })?
+        .set("segment_size", segment_size, StoreOptions::segment_size)?
+        .set("ring_size", ring_size, StoreOptions::ring_size)?
+        .set("slots", slots, StoreOptions::slots)?
+        .set(
             "allow_unsafe_filesystem",
-            allow_unsafe_filesystem.then_some(true),
-        )?;
-    if let Timeout::Given(timeout) = send_timeout {
-        given = given.note("send_timeout", Some(timeout.map(Seconds)))?;
-    }
+            Some(allow_unsafe_filesystem),
+            StoreOptions::allow_unsafe_filesystem,
+        )?
+        .set("codec", codec, |o, _| o)?;
     let how = How {
         path: std::path::absolute(&path)?,
         options,
         send_timeout: send_timeout.for_engine().unwrap_or(SEND_TIMEOUT),
         max_in_flight: max_in_flight.unwrap_or(MAX_IN_FLIGHT),
     };
-    let options = how.options.clone();
+    let options = how.options.clone().create(create).exist_ok(exist_ok);
     let opened = py.detach(|| how.open(&path, options)).or_raise(py)?;
     Ok(Store {
         path,
@@ -201,6 +183,39 @@ pub(crate) fn open(
         kept: Some(Kept::new(opened)),
         closed: AtomicBool::new(false),
     })
+}
+
+/// Options of `open` for the engine, and as they were given for pickling.
+struct Asked<'py> {
+    options: StoreOptions,
+    given: Given<'py>,
+}
+
+impl<'py> Asked<'py> {
+    fn new(py: Python<'py>) -> Self {
+        Self {
+            options: StoreOptions::default(),
+            given: Given::new(py),
+        }
+    }
+
+    /// Sets an option unless it was left out.
+    fn set<T>(
+        self,
+        name: &str,
+        value: Option<T>,
+        set: impl FnOnce(StoreOptions, T) -> StoreOptions,
+    ) -> PyResult<Self>
+    where
+        T: Clone + IntoPyObject<'py>,
+    {
+        let given = self.given.note(name, value.clone())?;
+        let options = match value {
+            Some(value) => set(self.options, value),
+            None => self.options,
+        };
+        Ok(Self { options, given })
+    }
 }
 
 impl Store {
@@ -267,7 +282,8 @@ impl Store {
     }
 
     /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise,
-    /// codec what they encode values with (see keepq.open). create=False: a missing one is NotFound. Raises InvalidName.
+    /// codec what they encode values with (see keepq.open). create=False: a missing one is
+    /// NotFound. Raises InvalidName.
     #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None,
                         max_bytes=None, max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
@@ -296,11 +312,11 @@ impl Store {
     ///
     /// lease: seconds a message stays with its receiver (30). max_attempts: deliveries before it
     /// becomes a dead letter (16). ack_flush: "async" (acks survive every process) or "sync" (power
-    /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest", a
-    /// sequence, or an aware datetime (the first message sent then or later). Options are stored
-    /// when the group is made; a different explicit value later raises ConfigMismatch. create=False:
-    /// what is missing is NotFound. codec decodes Message.value where the message does not say what
-    /// it is (see keepq.open); it belongs to this handle.
+    /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest",
+    /// a sequence, or an aware datetime (the first message sent then or later). Options are stored
+    /// when the group is made; a different explicit value later raises ConfigMismatch.
+    /// create=False: what is missing is NotFound. codec decodes Message.value where the message
+    /// does not say what it is (see keepq.open); it belongs to this handle.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
                         backoff=None, start=None, codec=None, create=true, tags=None,
                         ordered=None, broadcast=None, max_outstanding=None))]
@@ -383,16 +399,16 @@ impl Store {
         report::verify(py, &found)
     }
 
-    /// The message with this id, read without being claimed: a keepq.Browsed; None if no topic keeps
-    /// it.
+    /// The message with this id, read without being claimed: a keepq.Browsed; None if no topic
+    /// keeps it.
     fn find(&self, py: Python<'_>, id: PyBackedStr) -> PyResult<Option<Browsed>> {
         let id: MessageId = id.parse::<MessageId>().or_raise(py)?;
         let found = self.call(py, |opened| opened.store.find(id))?;
         Ok(found.map(Browsed::new))
     }
 
-    /// Acknowledges a message by its receipt, also one received by another process. Raises LeaseLost
-    /// when the lease has ended, InvalidArgument for what is no receipt of this store.
+    /// Acknowledges a message by its receipt, also one received by another process. Raises
+    /// LeaseLost when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
         self.settle(py, &receipt, |store, receipt| store.ack(receipt))
     }

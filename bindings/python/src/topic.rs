@@ -8,7 +8,7 @@ use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
-use crate::store::{SEND_TIMEOUT, Store};
+use crate::store::{self, SEND_TIMEOUT, Store};
 use crate::wait;
 use engine::{Code, Flush, Pending, Result, Sent, Start, WhenFull};
 use pyo3::prelude::*;
@@ -24,6 +24,18 @@ type Later<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 pub(crate) struct Opened {
     pub(crate) topic: engine::Topic,
     sends: Arc<Sends>,
+    /// The process that opened it.
+    pid: u32,
+}
+
+impl Opened {
+    fn new(topic: engine::Topic, store: &store::Opened) -> Self {
+        Self {
+            topic,
+            sends: Arc::clone(&store.sends),
+            pid: store.pid,
+        }
+    }
 }
 
 /// A topic of an open store: messages are sent to it. Made by Store.topic. Usable from any thread.
@@ -60,10 +72,7 @@ impl Topic {
             } else {
                 opened.store.existing_topic(&name)
             };
-            Ok(Opened {
-                topic: topic?,
-                sends: Arc::clone(&opened.sends),
-            })
+            Ok(Opened::new(topic?, opened))
         })?;
         Ok(Self {
             kept: Kept::new(opened),
@@ -77,10 +86,8 @@ impl Topic {
     /// Opens the topic for a forked child.
     fn again(&self, py: Python<'_>) -> PyResult<Opened> {
         self.store.get().call(py, |opened| {
-            Ok(Opened {
-                topic: opened.store.existing_topic(&self.name)?,
-                sends: Arc::clone(&opened.sends),
-            })
+            let topic = opened.store.existing_topic(&self.name)?;
+            Ok(Opened::new(topic, opened))
         })
     }
 
@@ -127,43 +134,38 @@ impl Topic {
     ) -> PyResult<Py<PyAny>> {
         let future = sends::python(py, "future")?.call0()?.unbind();
         let mut opened = self.kept.now();
-        loop {
-            let sends = Arc::clone(&opened.sends);
-            let timeout = out.timeout.unwrap_or(self.store.get().send_timeout());
-            sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
-            sends.start(self.store.bind(py))?;
-            let index = sends.enter(callbacks.waiting(py, &future));
-            let started: Result<_> = py.detach(|| {
-                let pending = start(&opened.topic)?;
-                let known = known(&pending);
-                if known.is_none() {
-                    sends.watch(index, &pending);
-                }
-                Ok(known)
-            });
-            match started {
-                Ok(None) => return Ok(future),
-                // Nothing is waited for, so nobody has to be woken.
-                Ok(Some(sent)) if callbacks.is_empty() => {
-                    sends.withdraw(index);
-                    let sent = SendResult::new(&sent);
-                    future.call_method1(py, "set_result", (sent,))?;
-                    return Ok(future);
-                }
-                Ok(Some(sent)) => {
-                    sends.settled(index, Ok(sent));
-                    return Ok(future);
-                }
-                Err(e) if e.code() == Code::ForkedHandle => {
-                    sends.withdraw(index);
-                    opened = self.kept.replace(|| self.again(py))?;
-                }
-                Err(e) => {
-                    sends.withdraw(index);
-                    return Err(e).or_raise(py);
-                }
+        if opened.pid != std::process::id() {
+            // A thread that only the parent has may hold the locks of its sends for ever.
+            opened = self.kept.replace(|| self.again(py))?;
+        }
+        let sends = opened.sends;
+        let timeout = out.timeout.unwrap_or(self.store.get().send_timeout());
+        sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
+        sends.start(self.store.bind(py))?;
+        let index = sends.enter(callbacks.waiting(py, &future));
+        let started: Result<_> = py.detach(|| {
+            let pending = start(&opened.topic)?;
+            let known = known(&pending);
+            if known.is_none() {
+                sends.watch(index, &pending);
+            }
+            Ok(known)
+        });
+        match started {
+            Ok(None) => {}
+            // Nobody is to be called, so the thread has nothing to do.
+            Ok(Some(sent)) if callbacks.is_empty() => {
+                sends.withdraw(index);
+                let sent = SendResult::new(&sent);
+                future.call_method1(py, "set_result", (sent,))?;
+            }
+            Ok(Some(sent)) => sends.settled(index, Ok(sent)),
+            Err(e) => {
+                sends.withdraw(index);
+                return Err(e).or_raise(py);
             }
         }
+        Ok(future)
     }
 }
 
@@ -207,10 +209,10 @@ impl Topic {
 
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
-    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of at most 255 bytes of UTF-8;
-    /// headers maps str to bytes-like, at most 48 KiB in all. flush="sync": on disk when send
-    /// returns; "async": in shared memory. timeout in seconds over all attempts, None = for ever;
-    /// left out: as the store was opened with.
+    /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of
+    /// at most 255 bytes of UTF-8; headers maps str to bytes-like, at most 48 KiB in all.
+    /// flush="sync": on disk when send returns; "async": in shared memory. timeout in seconds over
+    /// all attempts, None = for ever; left out: as the store was opened with.
     ///
     /// Raises SendError (appended, not confirmed in time: wait with flush, do not send again),
     /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it.
@@ -402,13 +404,13 @@ impl Topic {
     /// last n instead.
     #[pyo3(signature = (*, start=None, last=None, limit=None, key=None))]
     fn browse(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         start: Option<StartArg>,
         last: Option<u64>,
         limit: Option<u64>,
         key: Later<'_, '_>,
     ) -> PyResult<Browse> {
+        let py = slf.py();
         refuse(py, &[("key", key.is_some())])?;
         let from = match (start.map(|s| s.0), last) {
             (Some(_), Some(_)) => Err("browse takes start or last, not both"),
@@ -417,14 +419,14 @@ impl Topic {
             (Some(_), _) => Err("browse starts at 'earliest' or a sequence (an int from 0)"),
         };
         let from = from.map_err(|text| error::new(py, Code::InvalidArgument, text))?;
-        let walk = self.call(py, |topic| {
+        let walk = slf.get().call(py, |topic| {
             topic.bounds()?;
             match last {
                 Some(n) => topic.browse().last(n),
                 None => Ok(topic.browse().from(from)),
             }
         })?;
-        Ok(Browse::of_topic(walk, limit))
+        Ok(Browse::of_topic(walk, slf.clone().unbind(), limit))
     }
 
     /// How many messages of the topic are kept. Sequences that a recovery after the loss of shared

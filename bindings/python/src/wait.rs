@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The longest the engine waits before signals are looked at.
 pub(crate) const SLICE: Duration = Duration::from_millis(100);
 
-/// Calls `step` with slices of the timeout (None = for ever) until it gives something or the time is
-/// over. Between slices signal handlers run. A step waits without the GIL.
+/// Calls `step` with slices of the timeout (None = for ever) until it gives something or the time
+/// is over. Between slices signal handlers run. A step waits without the GIL.
 ///
 /// A step that gives nothing is taken to have used its slice up, so that no clock is needed.
 pub(crate) fn in_slices<T>(
