@@ -60,6 +60,12 @@ from ._keepq import (
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from . import aio as aio
+    from ._queue import Queue as Queue
+    from ._queue import ShutDown as ShutDown
+    from ._runner import RETRY_LATER as RETRY_LATER
+    from ._runner import SUCCESS as SUCCESS
+    from ._runner import ConsumeStatus as ConsumeStatus
     from ._types import Backoff as Backoff
     from ._types import Finding as Finding
     from ._types import GroupConfig as GroupConfig
@@ -70,22 +76,31 @@ if TYPE_CHECKING:
     from ._types import StoreStats as StoreStats
     from ._types import TopicStats as TopicStats
     from ._types import VerifyReport as VerifyReport
+    from ._worker import Worker as Worker
 
 # Loaded by the first use: most programs use few of them, and every start would pay for all.
 _LATER = {
     "Backoff": "_types",
+    "ConsumeStatus": "_runner",
     "Finding": "_types",
     "GroupConfig": "_types",
     "GroupStats": "_types",
     "Msg": "_types",
+    "Queue": "_queue",
+    "RETRY_LATER": "_runner",
     "RecoveryReport": "_types",
+    "SUCCESS": "_runner",
     "SendStatus": "_types",
+    "ShutDown": "_queue",
     "StoreStats": "_types",
     "TopicStats": "_types",
     "VerifyReport": "_types",
+    "Worker": "_worker",
 }
 
 __all__ = [
+    "RETRY_LATER",
+    "SUCCESS",
     "AlreadyExists",
     "Backoff",
     "Browse",
@@ -93,6 +108,7 @@ __all__ = [
     "Busy",
     "Closed",
     "ConfigMismatch",
+    "ConsumeStatus",
     "CorruptError",
     "DeadLetter",
     "DeadLetters",
@@ -118,6 +134,7 @@ __all__ = [
     "Producer",
     "ProducerFenced",
     "ProducerGap",
+    "Queue",
     "RecoveryReport",
     "Reject",
     "Retry",
@@ -125,6 +142,7 @@ __all__ = [
     "SendMany",
     "SendResult",
     "SendStatus",
+    "ShutDown",
     "StorageError",
     "Store",
     "StoreStats",
@@ -133,6 +151,7 @@ __all__ = [
     "TopicStats",
     "TransactionError",
     "VerifyReport",
+    "Worker",
     "__version__",
     "open",
 ]
@@ -141,6 +160,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
+    if name == "aio":
+        return import_module(".aio", __name__)
     module = _LATER.get(name)
     if module is None:
         raise AttributeError(f"module 'keepq' has no attribute {name!r}")

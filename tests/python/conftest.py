@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keepq
 import pytest
 from hypothesis import settings
+from keepq import aio
 
 # Time is no measure on a machine that is shared, and what failed is printed to be tried again.
 settings.register_profile("keepq", deadline=None, database=None, print_blob=True)
 settings.load_profile("keepq")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs `async def` tests on a loop of the fixture `loop`, with opened stores."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            arguments: dict[str, Any] = {
+                name: await stack.enter_async_context(value)
+                if isinstance(value, aio.Opening)
+                else value
+                for name, value in given.items()
+            }
+            await pyfuncitem.obj(**arguments)
+
+    loop: Any = pyfuncitem.funcargs["loop"]
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(run(), 120))
+    return True
 
 
 @pytest.fixture

@@ -26,6 +26,12 @@ EXPECTED: dict[str, tuple[list[str], list[str]]] = {
             "given up after 1: five (five is no number)",
         ],
     ),
+    "handlers.py": (
+        ["s.kq"],
+        ["billed order 1", "billed order 3", *(f"confirmed order {n}" for n in (1, 2, 3))],
+    ),
+    "jobs.py": (["s.kq"], [f"{n} * {n} = {n * n}" for n in (1, 2, 3)]),
+    "asynchronous.py": (["s.kq"], [f"mail about order {n}" for n in (1, 2, 3)]),
     "loop.py": (
         ["s.kq"],
         ["orders -> something about orders", "returns -> something about returns"],

@@ -30,12 +30,7 @@ pub(crate) fn run(runner: &mut Runner) {
     };
     let mut tools = pip(&python);
     tools.args(["maturin>=1.16,<2", "pytest>=8", "mypy>=1.10"]);
-    tools.args([
-        "pytest-asyncio>=1",
-        "hypothesis>=6",
-        "msgpack>=1",
-        "uvloop>=0.19",
-    ]);
+    tools.args(["hypothesis>=6", "msgpack>=1", "uvloop>=0.19"]);
     if !runner.command("Python tools", 300, &mut tools) || !build(runner, &python) {
         return;
     }
@@ -54,12 +49,7 @@ pub(crate) fn run(runner: &mut Runner) {
             continue;
         };
         let mut tools = pip(&python);
-        tools.args([
-            "pytest>=8",
-            "pytest-asyncio>=1",
-            "hypothesis>=6",
-            "msgpack>=1",
-        ]);
+        tools.args(["pytest>=8", "hypothesis>=6", "msgpack>=1"]);
         if runner.command(&format!("{name} tools"), 300, &mut tools) {
             test(runner, &name, &python);
         }
@@ -134,7 +124,7 @@ fn test(runner: &mut Runner, name: &str, python: &Path) -> bool {
     if c_library.exists() {
         test.env("KEEPQ_C_LIBRARY", c_library);
     }
-    runner.command(&format!("{name} tests"), 300, &mut test);
+    runner.command(&format!("{name} tests"), 600, &mut test);
     true
 }
 
