@@ -16,6 +16,13 @@ mod support {
     pub mod workload;
 }
 
+#[path = "support/history.rs"]
+mod history;
+#[path = "support/members.rs"]
+mod members;
+#[path = "support/repairs.rs"]
+mod repairs;
+
 use support::aimed::{Aim, Scene, Scenes, Watch};
 use support::examine::{Look, examine};
 use support::oracle::Ledger;
@@ -494,6 +501,7 @@ fn strike_at_the_runtime_directory() {
 
 #[test]
 fn every_disk_call_may_fail() {
+    repairs::strike_at_repairs();
     strike_at_the_reserve();
     strike_at_the_quarantine();
     strike_at_a_store_that_is_gone();
