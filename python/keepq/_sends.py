@@ -52,13 +52,17 @@ def start(store: Store, batches: Iterator[list[_Settled]]) -> None:
 def deliver(batches: Iterator[list[_Settled]]) -> None:
     """The thread: completes futures and calls back, until the store is closed."""
     for batch in batches:
-        for settled in batch:
-            try:
-                _settle(*settled)
-            except BaseException:
-                log.exception("the result of an asynchronous send could not be delivered")
+        _deliver_all(batch)
         # Nothing of a batch is kept alive while the next one is waited for.
         del batch
+
+
+def _deliver_all(batch: list[_Settled]) -> None:
+    for settled in batch:
+        try:
+            _settle(*settled)
+        except BaseException:
+            log.exception("the result of an asynchronous send could not be delivered")
 
 
 def _settle(
