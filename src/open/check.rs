@@ -27,6 +27,8 @@ pub(super) fn check_place(
         "log",
         CTL,
         CTL_NEW,
+        // Another process may have made the store since it was looked for.
+        SUPER,
         "SUPER.tmp",
         super::RUNTIME,
         "RUNTIME.tmp",
