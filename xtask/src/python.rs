@@ -1,6 +1,6 @@
 //! The Python tests: the wheel is built, installed into an environment of its own, and tested.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::runner::{Runner, have};
@@ -71,14 +71,16 @@ pub(crate) fn run(runner: &mut Runner) {
     }
     let mut test = Command::new(&python);
     // Not from the source tree: what was installed is what is tested.
-    test.args(["-P", "-m", "pytest", "-q", "tests/python"]);
-    // One of them loads the C library beside the module.
-    let c_library = runner.target.join("c/prefix/lib/libkeepq.so");
-    if c_library.exists() {
-        test.env("KEEPQ_C_LIBRARY", c_library);
-    }
+    test.args(["-P", "-m", "pytest", "-q", "tests/python"])
+        .envs(c_library(runner));
     runner.command("Python tests", 300, &mut test);
     types(runner, &python);
+}
+
+/// One of the tests loads the C library beside the module.
+fn c_library(runner: &Runner) -> Option<(&'static str, PathBuf)> {
+    let library = runner.target.join("c/prefix/lib/libkeepq.so");
+    library.exists().then_some(("KEEPQ_C_LIBRARY", library))
 }
 
 /// What type checkers are told must be what the module is, and what its tests use.
