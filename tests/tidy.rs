@@ -25,7 +25,7 @@ const UNSAFE_PLACES: [&str; 5] = [
 
 /// Where files, clocks and sleeps may be: the seams, the simulator that replaces them, and what
 /// is not the engine.
-const OUTSIDE_PLACES: [&str; 7] = [
+const OUTSIDE_PLACES: [&str; 8] = [
     "src/sys/",
     "src/sim/",
     "bindings/cli/",
@@ -33,6 +33,7 @@ const OUTSIDE_PLACES: [&str; 7] = [
     "tests/",
     "benches/",
     "bindings/c/src/tests",
+    "bindings/c/examples/",
 ];
 
 /// The rooms of the engine from the bottom up. A file imports from its own room or below; what is

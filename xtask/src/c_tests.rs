@@ -144,6 +144,8 @@ fn sanitized(runner: &mut Runner, places: &Places) {
     if let Some(build) = built(runner, places, "sanitized", &options) {
         let mut test = ctest(&build);
         test.env("UBSAN_OPTIONS", "print_stacktrace=1");
+        // Slower, and there is less that a million would show here.
+        test.env("KEEPQ_CALLS", "200000");
         runner.command("C tests, sanitizers", 300, &mut test);
     }
 }
@@ -156,7 +158,7 @@ fn memcheck(runner: &mut Runner, places: &Places) {
     }
     let options = ["-DKEEPQ_MEMCHECK=ON".to_owned()];
     if let Some(build) = built(runner, places, "memcheck", &options) {
-        runner.command("C tests, valgrind", 420, &mut ctest(&build));
+        runner.command("C tests, valgrind", 900, &mut ctest(&build));
     }
 }
 

@@ -118,14 +118,16 @@ fn test(runner: &mut Runner, name: &str, python: &Path) -> bool {
     }
     let mut test = Command::new(python);
     // Not from the source tree: what was installed is what is tested.
-    test.args(["-P", "-m", "pytest", "-q", "tests/python"]);
-    // One of them loads the C library beside the module.
-    let c_library = runner.target.join("c/prefix/lib/libkeepq.so");
-    if c_library.exists() {
-        test.env("KEEPQ_C_LIBRARY", c_library);
-    }
+    test.args(["-P", "-m", "pytest", "-q", "tests/python"])
+        .envs(c_library(runner));
     runner.command(&format!("{name} tests"), 600, &mut test);
     true
+}
+
+/// One of the tests loads the C library beside the module.
+fn c_library(runner: &Runner) -> Option<(&'static str, PathBuf)> {
+    let library = runner.target.join("c/prefix/lib/libkeepq.so");
+    library.exists().then_some(("KEEPQ_C_LIBRARY", library))
 }
 
 /// The minor version of a CPython that can load the wheel.

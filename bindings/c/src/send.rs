@@ -67,9 +67,13 @@ impl keepq_sent {
         match result {
             Ok(sent) => {
                 out.seq = sent.seq.unwrap_or(KEEPQ_NO_SEQ);
-                for (to, from) in out.id.iter_mut().zip(sent.id.to_string().bytes()) {
+                // As it is shown: sixteen digits. Formatting would cost more than the rest of this.
+                let mut left = sent.id.lsn();
+                for to in out.id.iter_mut().take(16).rev() {
+                    let digit = b"0123456789abcdef"[(left & 0xf) as usize];
                     // A char is signed on some machines; the bits are what counts.
-                    *to = c_char::from_ne_bytes([from]);
+                    *to = c_char::from_ne_bytes([digit]);
+                    left >>= 4;
                 }
                 out.status = KEEPQ_SEND_OK;
                 out.outcome = KEEPQ_OUTCOME_STORED;
