@@ -69,12 +69,16 @@ pub(crate) fn run(runner: &mut Runner) {
     if !runner.command("Python install", 120, &mut install) {
         return;
     }
-    let mut test = Command::new(&python);
-    // Not from the source tree: what was installed is what is tested.
-    test.args(["-P", "-m", "pytest", "-q", "tests/python"])
-        .envs(c_library(runner));
-    runner.command("Python tests", 300, &mut test);
+    tests(runner, &python);
     types(runner, &python);
+}
+
+fn tests(runner: &mut Runner, python: &Path) {
+    let mut test = Command::new(python);
+    // Not from the source tree: what was installed is what is tested.
+    test.args(["-P", "-m", "pytest", "-q", "tests/python"]);
+    test.envs(c_library(runner));
+    runner.command("Python tests", 300, &mut test);
 }
 
 /// One of the tests loads the C library beside the module.
