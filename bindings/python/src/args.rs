@@ -160,6 +160,7 @@ impl Outgoing {
             body: &self.body.0,
             key: self.key.as_deref(),
             tag: self.tag.as_deref(),
+            order_key: None,
             headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
             flush: self.flush,
             timeout: self.timeout,
