@@ -143,7 +143,7 @@ fn a_power_cut_anywhere_loses_nothing_wanted_and_brings_nothing_else() {
 #[test]
 fn without_room_to_note_a_skip_nothing_is_skipped() {
     let world = SimWorld::new(SimOptions {
-        capacity: Some(400 << 10),
+        capacity: Some(640 << 10),
         ..SimOptions::default()
     });
     let m = open_with(&world, options().flush(Flush::Async));
