@@ -17,6 +17,8 @@ impl Topic {
     /// Returns how many messages that were which some group had not settled, or, in a topic without
     /// groups, how many there were.
     ///
+    /// A message that a filter was still to skip counts, too.
+    ///
     /// Counting them takes time in proportion to their number; the purge itself does not.
     ///
     /// # Errors

@@ -34,10 +34,12 @@ mod delivery;
 mod doctor;
 mod format;
 mod group;
+mod group_options;
 mod handed;
 mod in_flight;
 mod inner;
 mod keeper;
+mod message;
 mod open;
 mod pending;
 mod producer;
@@ -47,6 +49,7 @@ mod receipt;
 #[cfg(feature = "async")]
 mod receive_async;
 mod repair;
+mod reports;
 mod send_async;
 mod shm;
 #[cfg(feature = "sim")]
@@ -66,12 +69,13 @@ pub use configure::Configure;
 pub use dead_letters::{BrowseDead, Burial, DeadLetter, DeadLetters};
 pub use doctor::{Check, doctor};
 pub use error::{Code, Error, Outcome, Result};
-pub use group::{Group, GroupOptions};
+pub use group::Group;
+pub use group_options::GroupOptions;
 pub use handed::Delivery;
+pub use message::{Message, OutMessage};
 pub use options::{
-    Backoff, Finding, Flush, GroupConfig, GroupStats, LostMessages, MessageId, Pin, PinKind,
-    RecoveryReport, RepairOptions, RepairReport, SendStatus, Sent, Start, StoreConfig,
-    StoreOptions, StoreStats, TopicConfig, TopicStats, VerifyReport, WhenFull, limits,
+    Backoff, Flush, GroupConfig, MessageId, RepairOptions, SendStatus, Sent, Start, StoreConfig,
+    StoreOptions, TopicConfig, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;
@@ -80,11 +84,15 @@ pub use receipt::Receipt;
 #[cfg(feature = "async")]
 pub use receive_async::{Deliveries, Receive};
 pub use repair::repair;
+pub use reports::{
+    Finding, GroupStats, LostMessages, Pin, PinKind, RecoveryReport, RepairReport, StoreStats,
+    TopicStats, VerifyReport,
+};
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub use simulated::repair_simulated;
 pub use store::Store;
-pub use topic::{Message, OutMessage, Topic};
+pub use topic::Topic;
 pub use topic_options::{ConfigureStore, ConfigureTopic, TopicOptions};
 pub use verify::verify;
 

@@ -15,8 +15,9 @@ use crate::error::{Code, Error, Result};
 use crate::format::record::{self};
 use crate::format::segment::{self, SegmentHeader, file_name};
 use crate::format::superblock::{SUPER, SUPER_SIZE, Super, SuperError};
-use crate::options::{Flush, RecoveryReport, StoreOptions, made_with};
+use crate::options::{Flush, StoreOptions, made_with};
 use crate::rebuild;
+use crate::reports::RecoveryReport;
 use crate::shm::control::{
     FLUSH_FAILED, FLUSH_RESEALING, G_ACTIVE, G_OLDEST, LAYOUT_VERSION, MAGIC, W_BOOT, W_CTL_INO,
     W_DAMAGED, W_DIR_DEV, W_DIR_INO, W_DURABLE, W_FLUSH_STATE, W_GEOMETRY_HASH, W_INCARNATION,

@@ -6,11 +6,12 @@ use crate::delivery::producers::{self, Handle, Noted};
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::name;
 use crate::inner::Opened;
+use crate::message::OutMessage;
 use crate::options::{MessageId, SendStatus, Sent};
 use crate::pending::Pending;
 use crate::shm::Tx;
 use crate::shm::control::{D_NEXT, W_DURABLE};
-use crate::topic::{Numbered, OutMessage, Stored, Topic};
+use crate::topic::{Numbered, Stored, Topic};
 
 /// A named, fenced, gapless producer.
 ///

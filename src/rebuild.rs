@@ -10,7 +10,7 @@ use crate::format::payload::{Gap, Loss};
 use crate::format::record::{Draft, Kind};
 use crate::format::segment::{self, JUMP, SegmentHeader};
 use crate::open::FIRST_SEGMENT;
-use crate::options::RecoveryReport;
+use crate::reports::RecoveryReport;
 use crate::shm::control::{
     G_ACTIVE, G_EPOCH, G_GROWN, G_OLDEST, G_SNAP, G_SNAP_BEFORE, G_TAIL, R_BASE, R_END, R_FILE,
     R_LIMIT, R_NUMBER, R_SALT, W_DURABLE, W_WRITTEN,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::attempts::Attempts;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::in_flight::{Entry, Room};
+use crate::message::{Message, OutMessage};
 use crate::options::{Flush, WhenFull};
 use crate::pending::{One, Pending};
-use crate::topic::{Message, Numbered, OutMessage, Plain, Stored, Topic};
+use crate::topic::{Numbered, Plain, Stored, Topic};
 
 impl Topic {
     /// Sends a body without waiting for the disk: the message is in the log when this returns, and

@@ -7,7 +7,8 @@ use crate::commitlog::Log;
 use crate::delivery::slot::{self, Head, Owner, State};
 use crate::delivery::{kept, producers, registry, removed};
 use crate::error::Result;
-use crate::options::{RepairOptions, RepairReport, StoreOptions};
+use crate::options::{RepairOptions, StoreOptions};
+use crate::reports::RepairReport;
 use crate::shm::control::{
     G_FREE_SLOT, G_KEPT_BYTES, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED,
     P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK,

@@ -9,16 +9,16 @@ use crate::delivery::pins::Pins;
 use crate::delivery::topics::{self, TopicWanted};
 use crate::delivery::{kept, live, registry};
 use crate::error::{Code, Error, Result};
-use crate::group::{GroupOptions, check_user_name, group_stats, pin};
+use crate::group::{group_stats, pin};
+use crate::group_options::{GroupOptions, check_user_name};
 use crate::handed::{
     Delivery, ack_groups, ack_held, check_reason, extend_held, nack_held, reject_held, store_hash,
 };
 use crate::inner::{Inner, Opened};
-use crate::options::{
-    Flush, RecoveryReport, StoreOptions, StoreStats, TopicStats, VerifyReport, made_with,
-};
+use crate::options::{Flush, StoreOptions, made_with};
 use crate::producer::Producer;
 use crate::receipt::Receipt;
+use crate::reports::{RecoveryReport, StoreStats, TopicStats, VerifyReport};
 use crate::shm::control::{
     G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
     W_PUBLISHED,

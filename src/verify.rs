@@ -13,7 +13,7 @@ use crate::format::record::{ALIGN, Kind, Record, parse_carried};
 use crate::format::segment::{JUMP, file_name, parse_sidecar_name};
 use crate::format::sidecar::Sidecar;
 use crate::open::read_super;
-use crate::options::{Finding, VerifyReport};
+use crate::reports::{Finding, VerifyReport};
 use crate::sys::{Dir, RealDisk};
 
 /// What is told of progress: bytes done, bytes in all.

@@ -13,6 +13,7 @@ mod support {
     pub mod examine;
     pub mod oracle;
     pub mod reserve;
+    pub mod shape;
     pub mod workload;
 }
 

@@ -18,6 +18,7 @@ mod support {
     pub mod examine;
     pub mod judges;
     pub mod oracle;
+    pub mod shape;
     pub mod workload;
 }
 

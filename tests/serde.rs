@@ -115,6 +115,9 @@ fn reports_and_counters_are_read_back() {
         "max_attempts": 16,
         "backoff": value(Backoff::default()),
         "ack_flush": "sync",
+        "max_outstanding": 64,
+        "tags": ["new"],
+        "ordered": false,
     }))
     .unwrap();
     assert_eq!(

@@ -4,8 +4,8 @@
 //! the processes is a record of the commit log in the same transaction.
 //!
 //! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last;
-//!   [`topics`] makes topics; [`places`] tells who has which place of the tables, and [`gone`] takes
-//!   away what is purged or deleted.
+//!   [`topics`] makes topics; [`places`] tells who has which place of the tables, and [`gone`]
+//!   takes away what is purged or deleted.
 //! - [`kept`] counts what topics keep; [`limits`] are the options that it is counted for.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.

@@ -12,7 +12,7 @@ use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Result};
 use crate::format::links::Reference;
 use crate::format::segment::parse_file_name;
-use crate::options::PinKind;
+use crate::reports::PinKind;
 use crate::shm::control::{
     G_OLDEST, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_LSN, S_OWNER, S_SEQ, T_FIRST, T_GROUP,
     T_NEXT,

@@ -254,9 +254,11 @@ const _: () = assert!(SHORT % ALIGN == 0);
 
 /// Lays such a record out as [`Draft::new`] would, without memory of its own.
 pub(crate) fn short(kind: Kind, stream: u32, body: [u8; 8]) -> [u8; SHORT] {
+    const LENGTH: u32 = 48;
+    const _: () = assert!(LENGTH as usize == SHORT);
     let mut record = [0; SHORT];
     record[HEADER..].copy_from_slice(&body);
-    put_u32(&mut record, LEN, SHORT as u32);
+    put_u32(&mut record, LEN, LENGTH);
     put_u32(&mut record, PCRC, crc8(u64::from_le_bytes(body)));
     put_u32(&mut record, STREAM, stream);
     record[KIND] = kind as u8;

@@ -8,7 +8,8 @@ use super::check::{check_options, check_place};
 use super::{CTL, Place, attach, lock_error, read_super};
 use crate::commitlog::Log;
 use crate::error::{Code, Error, Result};
-use crate::options::{Flush, RecoveryReport, StoreOptions};
+use crate::options::{Flush, StoreOptions};
+use crate::reports::RecoveryReport;
 use crate::shm::{Geometry, Layout, member};
 use crate::sys::{Dir, Env, looking};
 

@@ -9,6 +9,7 @@
 //! - [`wake`] is how threads of different processes wait for one another, always bounded.
 
 pub(crate) mod control;
+mod geometry;
 pub(crate) mod id;
 pub(crate) mod lock;
 pub(crate) mod member;

@@ -154,7 +154,14 @@ fn drain(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Resul
             outcome.dead[number] = found;
         }
     }
-    let loader = store.producer("loader")?;
+    let loader = match store.producer("loader") {
+        // What was found may have the reserve as its next segment; the keeper makes a regular one.
+        Err(e) if e.code() == keepq::Code::Full => {
+            store.maintain()?;
+            store.producer("loader")?
+        }
+        opened => opened?,
+    };
     outcome.producer_next = loader.next_seq()?;
     let again = OutMessage {
         flush: Some(Flush::Async),

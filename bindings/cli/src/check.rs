@@ -103,7 +103,7 @@ pub(crate) fn repair(path: &Path, args: &RepairArgs) -> Result<i32, Failure> {
         }
     };
     output::print(&text)?;
-    let ok = report.is_ok() && !(args.dry_run && !report.before.is_ok());
+    let ok = report.is_ok() && (!args.dry_run || report.before.is_ok());
     Ok(if ok { OK } else { DAMAGE })
 }
 
