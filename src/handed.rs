@@ -168,11 +168,7 @@ impl Delivery {
         let before = self.settled.swap(true, Ordering::AcqRel);
         let result = settle(inner, &self.held());
         if let Err(e) = &result {
-            let ended = matches!(
-                e.code(),
-                Code::LeaseLost | Code::FlushTimeout | Code::Failed
-            );
-            if !ended {
+            if !ends_lease(e) {
                 self.settled.store(before, Ordering::Release);
             }
         }
@@ -326,6 +322,15 @@ fn ms(time: Duration) -> Result<u64> {
     Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Whether a settlement that ended so leaves no lease that a drop could end: otherwise nothing came
+/// of it.
+fn ends_lease(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Code::LeaseLost | Code::NotFound | Code::FlushTimeout | Code::Failed
+    )
+}
+
 /// Acks many deliveries of one group. One result each.
 pub(crate) fn ack_many(group: &Arc<Shared>, deliveries: &[&Delivery]) -> Vec<Result<()>> {
     ack_groups(&group.inner, deliveries, |_| group.id)
@@ -363,16 +368,15 @@ pub(crate) fn ack_groups(
     let mut sync: Vec<usize> = Vec::new();
     let mut sync_end = 0;
     for (id, members) in groups {
-        let held: Vec<Held> = members
-            .iter()
-            .map(|&i| {
-                deliveries[i].settled.store(true, Ordering::Release);
-                deliveries[i].held()
-            })
-            .collect();
+        let settled_now = |&i: &usize| deliveries[i].settled.swap(true, Ordering::AcqRel);
+        let before: Vec<bool> = members.iter().map(settled_now).collect();
+        let held: Vec<Held> = members.iter().map(|&i| deliveries[i].held()).collect();
         let (settled, end) = settle::ack_many(&inner.log, &held, id, deadline);
         let is_sync = settle::acks_are_sync(&inner.log.ctl, id);
-        for (&i, result) in members.iter().zip(settled) {
+        for ((&i, result), before) in members.iter().zip(settled).zip(before) {
+            if result.as_ref().is_err_and(|e| !ends_lease(e)) {
+                deliveries[i].settled.store(before, Ordering::Release);
+            }
             results[i] = result;
             if is_sync {
                 sync.push(i);

@@ -106,32 +106,9 @@ pub(crate) fn claim(
     }
     let before = out.len();
     let max = wanted.max.min(MOST);
-    while out.len() - before < max {
-        let Some(slot) = slot::ready_first(&tx, wanted.group)? else {
-            break;
-        };
-        let head = slot::head(&tx, slot)?;
-        if slot::message(&tx, slot).0 < tx.get(ctl.layout.group(wanted.group, P_PURGED)) {
-            // Purged by somebody who has not got round to freeing it.
-            if out.len() == before {
-                gone::free_ready(&mut tx, wanted.group)?;
-            }
-            let handed_out = out.len() - before;
-            tx.commit();
-            return Ok(match handed_out {
-                0 => Claimed::Swept,
-                n => Claimed::Messages(n),
-            });
-        }
-        if exhausted(&tx, wanted.group, head) {
-            if out.len() > before {
-                break;
-            }
-            tx.commit();
-            return Ok(Claimed::Exhausted(slot));
-        }
-        slot::ready_pop(&mut tx, wanted.group)?;
-        out.push(lease(&mut tx, wanted, slot, head, now)?);
+    if let Some(claimed) = claim_ready(&mut tx, wanted, (max, now), out)? {
+        tx.commit();
+        return Ok(claimed);
     }
     let room = max - (out.len() - before);
     let mut passed = Passed::None;
@@ -156,6 +133,41 @@ pub(crate) fn claim(
         Passed::NoRoom if handed_out == 0 => Claimed::NoRoom,
         _ => Claimed::Messages(handed_out),
     })
+}
+
+/// Hands out what is ready again, at most `max`. `Some`: that is all for this claim.
+fn claim_ready(
+    tx: &mut Tx<'_>,
+    wanted: Wanted,
+    (max, now): (usize, u64),
+    out: &mut Vec<Claim>,
+) -> Result<Option<Claimed>> {
+    let before = out.len();
+    while out.len() - before < max {
+        let Some(slot) = slot::ready_first(tx, wanted.group)? else {
+            break;
+        };
+        let head = slot::head(tx, slot)?;
+        let handed_out = out.len() - before;
+        let purged = tx.get(tx.ctl.layout.group(wanted.group, P_PURGED));
+        if slot::message(tx, slot).0 < purged {
+            if handed_out > 0 {
+                return Ok(Some(Claimed::Messages(handed_out)));
+            }
+            // Purged by somebody who has not got round to freeing it.
+            gone::free_ready(tx, wanted.group)?;
+            return Ok(Some(Claimed::Swept));
+        }
+        if exhausted(tx, wanted.group, head) {
+            if handed_out > 0 {
+                break;
+            }
+            return Ok(Some(Claimed::Exhausted(slot)));
+        }
+        slot::ready_pop(tx, wanted.group)?;
+        out.push(lease(tx, wanted, slot, head, now)?);
+    }
+    Ok(None)
 }
 
 /// Whether this delivery would be one too many.

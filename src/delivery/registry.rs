@@ -410,20 +410,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         let Some(id) = new_id(groups(ctl), most, state_of) else {
             return Err(too_many("groups", most, "delete some"));
         };
-        let topic = |word| ctl.layout.topic(wanted.topic, word);
-        let (first, next) = (tx.get(topic(T_FIRST)), tx.get(topic(T_NEXT)));
-        // What is counted off is not kept, even if it is still there.
-        let first = if kept::is_counted(ctl, wanted.topic) {
-            first.max(kept::kept(ctl, wanted.topic).from).min(next)
-        } else {
-            first
-        };
-        let start = match wanted.settings.start {
-            crate::options::Start::Earliest => first,
-            crate::options::Start::Latest => next,
-            crate::options::Start::Sequence(seq) => seq.clamp(first, next),
-            crate::options::Start::Time(_) => at_time.unwrap_or(next).clamp(first, next),
-        };
+        let start = start_of(tx, wanted, at_time);
         log.append(tx, &mut draft(id, start)?.bytes, 0);
         enter_group(tx, id, wanted.topic, wanted.name, &config, start);
         if let Some(tags) = filter {
@@ -431,6 +418,24 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         }
         Ok(id)
     })
+}
+
+/// The sequence that a new group begins with. `at_time`: that of a time asked for.
+fn start_of(tx: &Tx<'_>, wanted: &GroupWanted<'_>, at_time: Option<u64>) -> u64 {
+    use crate::options::Start;
+    let ctl = tx.ctl;
+    let word = |word| tx.get(ctl.layout.topic(wanted.topic, word));
+    let (mut first, next) = (word(T_FIRST), word(T_NEXT));
+    if kept::is_counted(ctl, wanted.topic) {
+        // What is counted off is not kept, even if it is still there.
+        first = first.max(kept::kept(ctl, wanted.topic).from).min(next);
+    }
+    match wanted.settings.start {
+        Start::Earliest => first,
+        Start::Latest => next,
+        Start::Sequence(seq) => seq.clamp(first, next),
+        Start::Time(_) => at_time.unwrap_or(next).clamp(first, next),
+    }
 }
 
 /// Enters a group into its table and into the list of its topic.

@@ -298,10 +298,18 @@ impl Config {
             Self::TopicPurge { id, first_seq } => {
                 w.u8(TOPIC_PURGE).zeros(3).u32(*id).u64(*first_seq);
             }
+            other => other.encode_change(&mut w),
+        }
+        out
+    }
+
+    /// Those that tell of limits, tags, names and reclaim.
+    fn encode_change(&self, w: &mut Writer<'_>) {
+        match self {
             Self::TopicConfigure { id, options, kept } => {
                 w.u8(TOPIC_CONFIGURE).zeros(3).u32(*id);
-                options.write(&mut w);
-                kept.write(&mut w);
+                options.write(w);
+                kept.write(w);
             }
             Self::StoreConfigure { max_bytes, flags } => {
                 w.u8(STORE_CONFIGURE).zeros(7);
@@ -321,8 +329,9 @@ impl Config {
             Self::Reclaim { first } => {
                 w.u8(RECLAIM).zeros(3).u32(*first);
             }
+            // All others are written by `encode`.
+            _ => {}
         }
-        out
     }
 
     /// Reads a body.

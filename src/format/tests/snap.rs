@@ -3,6 +3,24 @@ use crate::format::Bad;
 use crate::format::payload::*;
 use proptest::prelude::*;
 
+fn limits() -> SnapItem {
+    SnapItem::Limits {
+        topic: 5,
+        options: TopicConfig {
+            max_bytes: 1,
+            max_messages: 2,
+            retain_ms: 3,
+            retain_bytes: 4,
+            flags: 1,
+        },
+        kept: Kept {
+            from: 6,
+            count: 7,
+            bytes: 8,
+        },
+    }
+}
+
 fn items() -> Vec<SnapItem> {
     let config = GroupConfig {
         lease_ms: 1,
@@ -36,21 +54,7 @@ fn items() -> Vec<SnapItem> {
             group: true,
             id: 0x1007,
         },
-        SnapItem::Limits {
-            topic: 5,
-            options: TopicConfig {
-                max_bytes: 1,
-                max_messages: 2,
-                retain_ms: 3,
-                retain_bytes: 4,
-                flags: 1,
-            },
-            kept: Kept {
-                from: 6,
-                count: 7,
-                bytes: 8,
-            },
-        },
+        limits(),
         SnapItem::Removed {
             group: 1,
             first: 2,
