@@ -281,7 +281,8 @@ typedef struct keepq_send_opts {
     const char *key;
     // What kind of message it is: at most 255 bytes of UTF-8.
     const char *tag;
-    // Later: messages with the same one are delivered in order.
+    // Messages with the same one are delivered one after the other, as they were sent, in groups
+    // that are ordered: at most 255 bytes of UTF-8.
     const char *order_key;
     // Later: a message with the same one is not stored again.
     const char *dedup_id;
@@ -970,6 +971,9 @@ const char *keepq_msg_key(const struct keepq_msg *m);
 
 // The tag; NULL if it has none.
 const char *keepq_msg_tag(const struct keepq_msg *m);
+
+// The order key; NULL if it has none.
+const char *keepq_msg_order_key(const struct keepq_msg *m);
 
 // The value of the header with this name; ptr is NULL if there is none.
 struct keepq_bytes keepq_msg_header(const struct keepq_msg *m, const char *name);

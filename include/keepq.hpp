@@ -158,7 +158,7 @@ private:
 
 /* What a message is sent with, beside its body. What is not set has its default. */
 struct send_options {
-    std::optional<std::string> key, tag, producer;
+    std::optional<std::string> key, tag, order_key, producer;
     std::optional<std::uint64_t> producer_seq;
     std::vector<std::pair<std::string, std::string>> headers;
     std::int32_t flush = KEEPQ_FLUSH_DEFAULT;
@@ -178,6 +178,9 @@ public:
     std::uint32_t attempt() const { return keepq_msg_attempt(get()); }
     std::optional<std::string_view> key() const { return detail::maybe(keepq_msg_key(get())); }
     std::optional<std::string_view> tag() const { return detail::maybe(keepq_msg_tag(get())); }
+    std::optional<std::string_view> order_key() const {
+        return detail::maybe(keepq_msg_order_key(get()));
+    }
     std::optional<std::string_view> receipt() const {
         return detail::maybe(keepq_msg_receipt(get()));
     }
@@ -331,6 +334,7 @@ public:
         }
         c.key = from.key ? from.key->c_str() : nullptr;
         c.tag = from.tag ? from.tag->c_str() : nullptr;
+        c.order_key = from.order_key ? from.order_key->c_str() : nullptr;
         c.producer = from.producer ? from.producer->c_str() : nullptr;
         c.has_producer_seq = from.producer_seq ? 1 : 0;
         c.producer_seq = from.producer_seq.value_or(0);

@@ -229,6 +229,11 @@ static void what_is_over_its_limit_is_refused(void **state) {
     opts.n_headers = 0;
     opts.key = reason;
     GIVES(KEEPQ_E_LIMIT_EXCEEDED, keepq_send(q, "t", "x", 1, &opts, NULL));
+    opts.key = NULL;
+    opts.order_key = reason;
+    GIVES(KEEPQ_E_LIMIT_EXCEEDED, keepq_send(q, "t", "x", 1, &opts, NULL));
+    opts.order_key = "\xff";
+    GIVES(INVALID, keepq_send(q, "t", "x", 1, &opts, NULL));
     REFUSES(keepq_send_batch, KEEPQ_E_LIMIT_EXCEEDED, (q, &in, SIZE_MAX / 2, NULL));
     REFUSES(keepq_receive_batch, KEEPQ_E_LIMIT_EXCEEDED, (g, 0, out, 1025, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_LIMIT_EXCEEDED, (g, 0, out, 1025, &n));
