@@ -369,8 +369,7 @@ typedef struct keepq_error_info {
 typedef void (*keepq_err_cb)(void *user, const struct keepq_error_info *error);
 
 // How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
-// group was made with applies, and for a new group the default that is named. Fields marked
-// "later" are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
+// group was made with applies, and for a new group the default that is named.
 typedef struct keepq_group_opts {
     // sizeof(keepq_group_opts).
     size_t size;
@@ -397,17 +396,22 @@ typedef struct keepq_group_opts {
     double backoff_factor;
     // The random part of a wait, up to 1; 0.1. -1 = none.
     double backoff_jitter;
-    // Later: receive only messages with one of these tags.
+    // Receive only messages with one of these tags; every message. At most 16 of at most 255 bytes
+    // each. A message without one of them is skipped: for this group it is settled. NULL = not set;
+    // with n_tags 0 any other pointer says that every message is wanted.
     const char *const *tags;
-    // Later: how many there are.
+    // How many there are.
     size_t n_tags;
-    // Later: with broadcast, this consumer's name.
+    // With broadcast, this consumer's name, as the name of a group.
     const char *consumer;
-    // Later: 1 = messages with the same order_key one at a time, in order.
+    // 1 = messages with the same order_key one at a time, in order. For good: it is decided when
+    // the group is made.
     int32_t ordered;
-    // Later: 1 = each consumer gets every message.
+    // 1 = each consumer gets every message: it is a group of its own, which is named
+    // "group%consumer" and goes on where it was when it is opened again.
     int32_t broadcast;
-    // Later: how many messages may be with receivers at a time.
+    // How many messages may be in flight at a time (leased, delayed or behind one with the same
+    // order_key), up to 1 Mi; half of the store's slots.
     uint64_t max_outstanding;
 } keepq_group_opts;
 
@@ -810,8 +814,8 @@ keepq_rc keepq_dispatch(struct keepq *q, int64_t timeout_ms);
 // *out is a handle for keepq_group_close, else NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also an option out
-// of range), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED,
-// KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
+// of range), KEEPQ_E_INVALID_NAME (topic, group or consumer), KEEPQ_E_LIMIT_EXCEEDED (tags),
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
 keepq_rc keepq_group_open(struct keepq *q,
                           const char *topic,
                           const char *group,
@@ -825,14 +829,16 @@ keepq_rc keepq_group_open(struct keepq *q,
 keepq_rc keepq_group_close(struct keepq_group *g);
 
 // Changes options of the group for all its consumers in every process, durably: lease_ms,
-// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
-// keep the end they have. opts may not be NULL.
+// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
+// and waits that run keep the end they have, and what was skipped for its tag stays skipped. opts
+// may not be NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
-// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_LIMIT_EXCEEDED (tags), KEEPQ_E_READ_ONLY; the disk's.
 keepq_rc keepq_group_configure(struct keepq_group *g, const struct keepq_group_opts *opts);
 
-// Fills out with the options the group has now.
+// Fills out with the options the group has now; consumer, broadcast and where it began are not
+// told. tags are valid until keepq_group_close, also after they were changed.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
 keepq_rc keepq_group_config(struct keepq_group *g, struct keepq_group_opts *out);
