@@ -67,7 +67,8 @@
  *
  * Errors. Each function names its own. Any may return KEEPQ_E_INTERNAL; KEEPQ_E_LIMIT_EXCEEDED
  * when there are too many handles or a table of the store is full (topics, groups, producers); and
- * KEEPQ_E_CLOSED when another thread closes the store meanwhile. "The disk's" are those that the
+ * KEEPQ_E_CLOSED when another thread closes the store meanwhile; KEEPQ_E_NOT_FOUND when the topic
+ * or group was deleted, here or in another process. "The disk's" are those that the
  * store's files may give: KEEPQ_E_STORAGE (with errno), KEEPQ_E_FULL, KEEPQ_E_FAILED,
  * KEEPQ_E_CORRUPT, KEEPQ_E_STORE_GONE, KEEPQ_E_BUSY, KEEPQ_E_TIMEOUT, KEEPQ_E_FLUSH_TIMEOUT (done,
  * not known to be on disk). An error loses nothing, and what it refused is not half done.
@@ -823,10 +824,20 @@ keepq_rc keepq_group_open(struct keepq *q,
                           struct keepq_group **out);
 
 // Closes a group. A receive that waits in another thread returns KEEPQ_E_CLOSED within 0.1 s. The
-// messages received stay valid until they are freed. The group itself stays in the store.
+// messages received stay valid until they are freed. The group itself stays in the store;
+// keepq_group_delete is what removes it.
 //
 // Errors: KEEPQ_E_BAD_HANDLE.
 keepq_rc keepq_group_close(struct keepq_group *g);
+
+// Deletes the group from the store with its dead letters, durably. Messages that only it was still
+// owed are released. Every handle of it, in any process, gets KEEPQ_E_NOT_FOUND from then on, also
+// a receive that waits and messages that are settled. This handle is still to be closed. The name
+// is free: opened again, it is a new group.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_NOT_FOUND (it was
+// deleted before), KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_group_delete(struct keepq_group *g);
 
 // Changes options of the group for all its consumers in every process, durably: lease_ms,
 // max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
@@ -887,6 +898,27 @@ keepq_rc keepq_receive_detached(struct keepq_group *g,
                                 struct keepq_msg **out,
                                 size_t cap,
                                 size_t *n);
+
+// ======== Topics ========
+//
+// Takes away all messages that the topic has now, for every group, durably: those still to come
+// and those that consumers hold, whose leases are lost. What is sent afterwards stays, and so do
+// dead letters. purged, which may be NULL, gets how many messages some group had not settled; in a
+// topic without groups, how many there were.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
+// dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
+// KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_topic_purge(struct keepq *q, const char *topic, uint64_t *purged);
+
+// Deletes a topic with its messages, its groups and their dead letters, durably. Handles of its
+// groups, in any process, get KEEPQ_E_NOT_FOUND from then on, also a receive that waits, and are
+// still to be closed; so do messages that are settled. The name is free: the next send makes a new
+// topic.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
+// dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_topic_delete(struct keepq *q, const char *topic);
 
 // ======== Settling ========
 //

@@ -292,6 +292,9 @@ public:
         return removed;
     }
     std::uint64_t purge_dead_letters() { return try_purge_dead_letters().value(); }
+    /* Deletes the group itself, in the store. */
+    result<void> try_delete_group() { return detail::done(keepq_group_delete(get())); }
+    void delete_group() { try_delete_group().value(); }
     result<void> try_close() { return detail::done(keepq_group_close(release())); }
     void close() { try_close().value(); }
 };
@@ -445,6 +448,17 @@ public:
                     const keepq_group_opts *opts = nullptr) {
         return try_group(topic, name, opts).value();
     }
+    /* How many messages some group had not settled. */
+    result<std::uint64_t> try_purge(const std::string &topic) {
+        std::uint64_t purged = 0;
+        if (keepq_topic_purge(get(), topic.c_str(), &purged) < 0) return error::last();
+        return purged;
+    }
+    std::uint64_t purge(const std::string &topic) { return try_purge(topic).value(); }
+    result<void> try_delete_topic(const std::string &topic) {
+        return detail::done(keepq_topic_delete(get(), topic.c_str()));
+    }
+    void delete_topic(const std::string &topic) { try_delete_topic(topic).value(); }
     result<std::vector<message>> try_browse(const std::string &topic, std::uint64_t from_seq = 0,
                                             std::size_t max = 100) {
         return detail::messages(max, [&](keepq_msg **out, std::size_t cap, std::size_t *n) {

@@ -126,6 +126,11 @@ static void the_rest_of_the_interface(void **) {
     store.ack(std::string(*both[0].receipt()));
     assert_int_equal(both[0].try_nack().error().rc(), KEEPQ_E_LEASE_LOST);
     assert_true(store.stats().groups == 1);
+    assert_int_equal(store.purge("t"), 1);
+    group.delete_group();
+    assert_int_equal(group.try_delete_group().error().rc(), KEEPQ_E_NOT_FOUND);
+    store.delete_topic("t");
+    assert_int_equal(store.try_delete_topic("t").error().rc(), KEEPQ_E_NOT_FOUND);
     group.close();
 }
 

@@ -35,6 +35,8 @@ static void null_arguments_are_refused(void **state) {
     REFUSES(keepq_receive_batch, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, NULL, 1, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
+    REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_ARGUMENT, (q, NULL));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, 0, &msg, 1, &n));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, "t", 0, NULL, 1, &n));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, "t", 0, &msg, 1, NULL));
@@ -114,6 +116,8 @@ static void wrong_names_are_refused(void **state) {
     group_opts.broadcast = 1;
     group_opts.consumer = "a%b";
     GIVES(KEEPQ_E_INVALID_NAME, keepq_group_open(q, "t", "g", &group_opts, &group));
+    REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_NAME, (q, "a/b", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_NAME, (q, ""));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_NAME, (q, "a b", 0, &none, 1, &n));
     overlong[120] = 0;
     OK(keepq_send(q, overlong, "x", 1, NULL, NULL));

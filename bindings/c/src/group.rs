@@ -93,7 +93,8 @@ pub unsafe extern "C" fn keepq_group_open(
 }
 
 /// Closes a group. A receive that waits in another thread returns KEEPQ_E_CLOSED within 0.1 s. The
-/// messages received stay valid until they are freed. The group itself stays in the store.
+/// messages received stay valid until they are freed. The group itself stays in the store;
+/// keepq_group_delete is what removes it.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE.
 #[unsafe(no_mangle)]
@@ -103,6 +104,21 @@ pub unsafe extern "C" fn keepq_group_close(g: *mut keepq_group) -> keepq_rc {
             .remove(g.addr())?
             .closed
             .store(true, Ordering::Release);
+        Ok(KEEPQ_OK)
+    })
+}
+
+/// Deletes the group from the store with its dead letters, durably. Messages that only it was still
+/// owed are released. Every handle of it, in any process, gets KEEPQ_E_NOT_FOUND from then on, also
+/// a receive that waits and messages that are settled. This handle is still to be closed. The name
+/// is free: opened again, it is a new group.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_NOT_FOUND (it was
+/// deleted before), KEEPQ_E_READ_ONLY; the disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_group_delete(g: *mut keepq_group) -> keepq_rc {
+    guard(|| {
+        entry(g)?.group.delete()?;
         Ok(KEEPQ_OK)
     })
 }
