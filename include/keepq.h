@@ -67,7 +67,8 @@
  *
  * Errors. Each function names its own. Any may return KEEPQ_E_INTERNAL; KEEPQ_E_LIMIT_EXCEEDED
  * when there are too many handles or a table of the store is full (topics, groups, producers); and
- * KEEPQ_E_CLOSED when another thread closes the store meanwhile. "The disk's" are those that the
+ * KEEPQ_E_CLOSED when another thread closes the store meanwhile; KEEPQ_E_NOT_FOUND when the topic
+ * or group was deleted, here or in another process. "The disk's" are those that the
  * store's files may give: KEEPQ_E_STORAGE (with errno), KEEPQ_E_FULL, KEEPQ_E_FAILED,
  * KEEPQ_E_CORRUPT, KEEPQ_E_STORE_GONE, KEEPQ_E_BUSY, KEEPQ_E_TIMEOUT, KEEPQ_E_FLUSH_TIMEOUT (done,
  * not known to be on disk). An error loses nothing, and what it refused is not half done.
@@ -281,7 +282,8 @@ typedef struct keepq_send_opts {
     const char *key;
     // What kind of message it is: at most 255 bytes of UTF-8.
     const char *tag;
-    // Later: messages with the same one are delivered in order.
+    // Messages with the same one are delivered one after the other, as they were sent, in groups
+    // that are ordered: at most 255 bytes of UTF-8.
     const char *order_key;
     // Later: a message with the same one is not stored again.
     const char *dedup_id;
@@ -368,8 +370,7 @@ typedef struct keepq_error_info {
 typedef void (*keepq_err_cb)(void *user, const struct keepq_error_info *error);
 
 // How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
-// group was made with applies, and for a new group the default that is named. Fields marked
-// "later" are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
+// group was made with applies, and for a new group the default that is named.
 typedef struct keepq_group_opts {
     // sizeof(keepq_group_opts).
     size_t size;
@@ -396,17 +397,22 @@ typedef struct keepq_group_opts {
     double backoff_factor;
     // The random part of a wait, up to 1; 0.1. -1 = none.
     double backoff_jitter;
-    // Later: receive only messages with one of these tags.
+    // Receive only messages with one of these tags; every message. At most 16 of at most 255 bytes
+    // each. A message without one of them is skipped: for this group it is settled. NULL = not set;
+    // with n_tags 0 any other pointer says that every message is wanted.
     const char *const *tags;
-    // Later: how many there are.
+    // How many there are.
     size_t n_tags;
-    // Later: with broadcast, this consumer's name.
+    // With broadcast, this consumer's name, as the name of a group.
     const char *consumer;
-    // Later: 1 = messages with the same order_key one at a time, in order.
+    // 1 = messages with the same order_key one at a time, in order. For good: it is decided when
+    // the group is made.
     int32_t ordered;
-    // Later: 1 = each consumer gets every message.
+    // 1 = each consumer gets every message: it is a group of its own, which is named
+    // "group%consumer" and goes on where it was when it is opened again.
     int32_t broadcast;
-    // Later: how many messages may be with receivers at a time.
+    // How many messages may be in flight at a time (leased, delayed or behind one with the same
+    // order_key), up to 1 Mi; half of the store's slots.
     uint64_t max_outstanding;
 } keepq_group_opts;
 
@@ -809,8 +815,8 @@ keepq_rc keepq_dispatch(struct keepq *q, int64_t timeout_ms);
 // *out is a handle for keepq_group_close, else NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also an option out
-// of range), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED,
-// KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
+// of range), KEEPQ_E_INVALID_NAME (topic, group or consumer), KEEPQ_E_LIMIT_EXCEEDED (tags),
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
 keepq_rc keepq_group_open(struct keepq *q,
                           const char *topic,
                           const char *group,
@@ -818,20 +824,32 @@ keepq_rc keepq_group_open(struct keepq *q,
                           struct keepq_group **out);
 
 // Closes a group. A receive that waits in another thread returns KEEPQ_E_CLOSED within 0.1 s. The
-// messages received stay valid until they are freed. The group itself stays in the store.
+// messages received stay valid until they are freed. The group itself stays in the store;
+// keepq_group_delete is what removes it.
 //
 // Errors: KEEPQ_E_BAD_HANDLE.
 keepq_rc keepq_group_close(struct keepq_group *g);
 
+// Deletes the group from the store with its dead letters, durably. Messages that only it was still
+// owed are released. Every handle of it, in any process, gets KEEPQ_E_NOT_FOUND from then on, also
+// a receive that waits and messages that are settled. This handle is still to be closed. The name
+// is free: opened again, it is a new group.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_NOT_FOUND (it was
+// deleted before), KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_group_delete(struct keepq_group *g);
+
 // Changes options of the group for all its consumers in every process, durably: lease_ms,
-// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
-// keep the end they have. opts may not be NULL.
+// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
+// and waits that run keep the end they have, and what was skipped for its tag stays skipped. opts
+// may not be NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
-// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_LIMIT_EXCEEDED (tags), KEEPQ_E_READ_ONLY; the disk's.
 keepq_rc keepq_group_configure(struct keepq_group *g, const struct keepq_group_opts *opts);
 
-// Fills out with the options the group has now.
+// Fills out with the options the group has now; consumer, broadcast and where it began are not
+// told. tags are valid until keepq_group_close, also after they were changed.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
 keepq_rc keepq_group_config(struct keepq_group *g, struct keepq_group_opts *out);
@@ -880,6 +898,27 @@ keepq_rc keepq_receive_detached(struct keepq_group *g,
                                 struct keepq_msg **out,
                                 size_t cap,
                                 size_t *n);
+
+// ======== Topics ========
+//
+// Takes away all messages that the topic has now, for every group, durably: those still to come
+// and those that consumers hold, whose leases are lost. What is sent afterwards stays, and so do
+// dead letters. purged, which may be NULL, gets how many messages some group had not settled; in a
+// topic without groups, how many there were.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
+// dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
+// KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_topic_purge(struct keepq *q, const char *topic, uint64_t *purged);
+
+// Deletes a topic with its messages, its groups and their dead letters, durably. Handles of its
+// groups, in any process, get KEEPQ_E_NOT_FOUND from then on, also a receive that waits, and are
+// still to be closed; so do messages that are settled. The name is free: the next send makes a new
+// topic.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
+// dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_topic_delete(struct keepq *q, const char *topic);
 
 // ======== Settling ========
 //
@@ -970,6 +1009,9 @@ const char *keepq_msg_key(const struct keepq_msg *m);
 
 // The tag; NULL if it has none.
 const char *keepq_msg_tag(const struct keepq_msg *m);
+
+// The order key; NULL if it has none.
+const char *keepq_msg_order_key(const struct keepq_msg *m);
 
 // The value of the header with this name; ptr is NULL if there is none.
 struct keepq_bytes keepq_msg_header(const struct keepq_msg *m, const char *name);

@@ -158,7 +158,7 @@ private:
 
 /* What a message is sent with, beside its body. What is not set has its default. */
 struct send_options {
-    std::optional<std::string> key, tag, producer;
+    std::optional<std::string> key, tag, order_key, producer;
     std::optional<std::uint64_t> producer_seq;
     std::vector<std::pair<std::string, std::string>> headers;
     std::int32_t flush = KEEPQ_FLUSH_DEFAULT;
@@ -178,6 +178,9 @@ public:
     std::uint32_t attempt() const { return keepq_msg_attempt(get()); }
     std::optional<std::string_view> key() const { return detail::maybe(keepq_msg_key(get())); }
     std::optional<std::string_view> tag() const { return detail::maybe(keepq_msg_tag(get())); }
+    std::optional<std::string_view> order_key() const {
+        return detail::maybe(keepq_msg_order_key(get()));
+    }
     std::optional<std::string_view> receipt() const {
         return detail::maybe(keepq_msg_receipt(get()));
     }
@@ -289,6 +292,9 @@ public:
         return removed;
     }
     std::uint64_t purge_dead_letters() { return try_purge_dead_letters().value(); }
+    /* Deletes the group itself, in the store. */
+    result<void> try_delete_group() { return detail::done(keepq_group_delete(get())); }
+    void delete_group() { try_delete_group().value(); }
     result<void> try_close() { return detail::done(keepq_group_close(release())); }
     void close() { try_close().value(); }
 };
@@ -331,6 +337,7 @@ public:
         }
         c.key = from.key ? from.key->c_str() : nullptr;
         c.tag = from.tag ? from.tag->c_str() : nullptr;
+        c.order_key = from.order_key ? from.order_key->c_str() : nullptr;
         c.producer = from.producer ? from.producer->c_str() : nullptr;
         c.has_producer_seq = from.producer_seq ? 1 : 0;
         c.producer_seq = from.producer_seq.value_or(0);
@@ -441,6 +448,17 @@ public:
                     const keepq_group_opts *opts = nullptr) {
         return try_group(topic, name, opts).value();
     }
+    /* How many messages some group had not settled. */
+    result<std::uint64_t> try_purge(const std::string &topic) {
+        std::uint64_t purged = 0;
+        if (keepq_topic_purge(get(), topic.c_str(), &purged) < 0) return error::last();
+        return purged;
+    }
+    std::uint64_t purge(const std::string &topic) { return try_purge(topic).value(); }
+    result<void> try_delete_topic(const std::string &topic) {
+        return detail::done(keepq_topic_delete(get(), topic.c_str()));
+    }
+    void delete_topic(const std::string &topic) { try_delete_topic(topic).value(); }
     result<std::vector<message>> try_browse(const std::string &topic, std::uint64_t from_seq = 0,
                                             std::size_t max = 100) {
         return detail::messages(max, [&](keepq_msg **out, std::size_t cap, std::size_t *n) {

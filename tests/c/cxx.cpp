@@ -11,6 +11,7 @@ static void sends_and_receives(void **) {
     kq::store store(place("basics"));
     kq::send_options opts;
     opts.key = "user-42";
+    opts.order_key = "basket-7";
     opts.headers = {{"source", "web"}, {"empty", ""}};
     keepq_sent sent = store.send("orders", std::string_view("he\0lo", 5), opts);
     assert_true(sent.durable == 1 && sent.seq == 0);
@@ -19,6 +20,7 @@ static void sends_and_receives(void **) {
     assert_true(msg.has_value());
     assert_true(msg->body() == std::string_view("he\0lo", 5) && msg->id() == sent.id);
     assert_true(msg->key() == "user-42" && !msg->tag() && msg->topic() == "orders");
+    assert_true(msg->order_key() == "basket-7");
     assert_true(msg->header("source") == "web" && msg->header("empty") == "");
     assert_true(!msg->header("none") && msg->headers().size() == 2);
     assert_true(msg->headers()[0].first == "source" && msg->attempt() == 1);
@@ -124,6 +126,11 @@ static void the_rest_of_the_interface(void **) {
     store.ack(std::string(*both[0].receipt()));
     assert_int_equal(both[0].try_nack().error().rc(), KEEPQ_E_LEASE_LOST);
     assert_true(store.stats().groups == 1);
+    assert_int_equal(store.purge("t"), 1);
+    group.delete_group();
+    assert_int_equal(group.try_delete_group().error().rc(), KEEPQ_E_NOT_FOUND);
+    store.delete_topic("t");
+    assert_int_equal(store.try_delete_topic("t").error().rc(), KEEPQ_E_NOT_FOUND);
     group.close();
 }
 

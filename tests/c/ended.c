@@ -34,6 +34,7 @@ static void groups_and_messages_outlive_their_store(void **state) {
     REFUSES(keepq_group_configure, KEEPQ_E_CLOSED, (g, &opts));
     REFUSES(keepq_group_config, KEEPQ_E_CLOSED, (g, &opts));
     REFUSES(keepq_group_fd, KEEPQ_E_CLOSED, (g));
+    REFUSES(keepq_group_delete, KEEPQ_E_CLOSED, (g));
     REFUSES(keepq_dlq_browse, KEEPQ_E_CLOSED, (g, 0, &out, 1, &n));
     REFUSES(keepq_dlq_purge, KEEPQ_E_CLOSED, (g, NULL));
     REFUSES(keepq_dlq_purge_one, KEEPQ_E_CLOSED, (g, 0));
@@ -79,6 +80,8 @@ static void calls_in_the_child(keepq *q, keepq_group *g, keepq_msg *m) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", 1));
+    REFUSES(keepq_topic_purge, KEEPQ_E_FORKED_HANDLE, (q, "t", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_FORKED_HANDLE, (q, "t"));
     REFUSES(keepq_browse, KEEPQ_E_FORKED_HANDLE, (q, "t", 0, &out, 1, &n));
     REFUSES(keepq_stats, KEEPQ_E_FORKED_HANDLE, (q, &stats));
     REFUSES(keepq_topics, KEEPQ_E_FORKED_HANDLE, (q, NULL, 0, &n));
@@ -89,6 +92,7 @@ static void calls_in_the_child(keepq *q, keepq_group *g, keepq_msg *m) {
     REFUSES(keepq_group_configure, KEEPQ_E_FORKED_HANDLE, (g, &opts));
     REFUSES(keepq_group_config, KEEPQ_E_FORKED_HANDLE, (g, &opts));
     REFUSES(keepq_group_fd, KEEPQ_E_FORKED_HANDLE, (g));
+    REFUSES(keepq_group_delete, KEEPQ_E_FORKED_HANDLE, (g));
     REFUSES(keepq_receive, KEEPQ_E_FORKED_HANDLE, (g, 0, &out));
     REFUSES(keepq_receive_batch, KEEPQ_E_FORKED_HANDLE, (g, 0, &out, 1, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_FORKED_HANDLE, (g, 0, &out, 1, &n));
@@ -201,6 +205,9 @@ static void a_store_open_for_reading_changes_nothing(void **state) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_READ_ONLY, (q, receipt, 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_READ_ONLY, (q, receipt, "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_READ_ONLY, (q, receipt, 1));
+    REFUSES(keepq_topic_purge, KEEPQ_E_READ_ONLY, (q, "t", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_READ_ONLY, (q, "t"));
+    REFUSES(keepq_group_delete, KEEPQ_E_READ_ONLY, (g));
     OK(keepq_reject(m, "no good"));
     REFUSES(keepq_dlq_purge, KEEPQ_E_READ_ONLY, (g, NULL));
     REFUSES(keepq_dlq_purge_one, KEEPQ_E_READ_ONLY, (g, 0));

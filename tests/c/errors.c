@@ -126,6 +126,8 @@ static void what_is_not_there_is_not_found(void **state) {
     opts.create = 0;
     REFUSES(keepq_group_open, KEEPQ_E_NOT_FOUND, (q, "t", "g", &opts, &g));
     REFUSES(keepq_browse, KEEPQ_E_NOT_FOUND, (q, "t", 0, &m, 1, &n));
+    REFUSES(keepq_topic_purge, KEEPQ_E_NOT_FOUND, (q, "t", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_NOT_FOUND, (q, "t"));
     g = group_of(q, "t", "g");
     REFUSES(keepq_dlq_purge_one, KEEPQ_E_NOT_FOUND, (g, 7));
     OK(keepq_group_close(g));

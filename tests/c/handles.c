@@ -31,6 +31,8 @@ static void no_function_takes_this_store(keepq *bad) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", 1));
+    REFUSES(keepq_topic_purge, KEEPQ_E_BAD_HANDLE, (bad, "t", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_BAD_HANDLE, (bad, "t"));
     REFUSES(keepq_browse, KEEPQ_E_BAD_HANDLE, (bad, "t", 0, &m, 1, &n));
     REFUSES(keepq_stats, KEEPQ_E_BAD_HANDLE, (bad, &stats));
     REFUSES(keepq_topics, KEEPQ_E_BAD_HANDLE, (bad, NULL, 0, &n));
@@ -45,6 +47,7 @@ static void no_function_takes_this_group(keepq_group *bad) {
     size_t n = 0;
 
     REFUSES(keepq_group_close, KEEPQ_E_BAD_HANDLE, (bad));
+    REFUSES(keepq_group_delete, KEEPQ_E_BAD_HANDLE, (bad));
     REFUSES(keepq_group_configure, KEEPQ_E_BAD_HANDLE, (bad, &opts));
     REFUSES(keepq_group_config, KEEPQ_E_BAD_HANDLE, (bad, &opts));
     REFUSES(keepq_group_fd, KEEPQ_E_BAD_HANDLE, (bad));

@@ -18,6 +18,7 @@ static void browsing_shows_all_and_claims_nothing(void **state) {
     (void)state;
     opts.key = "k";
     opts.tag = "t";
+    opts.order_key = "o";
     opts.headers = &header;
     opts.n_headers = 1;
     opts.producer = "p";
@@ -31,6 +32,7 @@ static void browsing_shows_all_and_claims_nothing(void **state) {
     assert_true(body_is(m, "one") && keepq_msg_seq(m) == 0 && keepq_msg_attempt(m) == 0);
     assert_true(strcmp(keepq_msg_key(m), "k") == 0 && strcmp(keepq_msg_tag(m), "t") == 0);
     assert_string_equal(keepq_msg_topic(m), "t");
+    assert_string_equal(keepq_msg_order_key(m), "o");
     assert_true(strlen(keepq_msg_id(m)) == 16 && keepq_msg_sent_at_ms(m) > 1577836800000);
     assert_string_equal(keepq_msg_producer(m), "p");
     assert_int_equal(keepq_msg_producer_seq(m), 0);
@@ -41,6 +43,7 @@ static void browsing_shows_all_and_claims_nothing(void **state) {
     GIVES(KEEPQ_EMPTY, keepq_msg_header_at(m, 1, &read));
     GIVES(KEEPQ_EMPTY, keepq_msg_header_at(found[1], 0, &read));
     assert_true(keepq_msg_producer(found[1]) == NULL && keepq_msg_key(found[1]) == NULL);
+    assert_null(keepq_msg_order_key(found[1]));
     for (i = 0; i < n; i++) {
         OK(keepq_msg_free(found[i]));
     }
@@ -51,6 +54,7 @@ static void browsing_shows_all_and_claims_nothing(void **state) {
     g = group_of(q, "t", "g");
     m = receive_one(g);
     assert_true(body_is(m, "one") && keepq_msg_attempt(m) == 1);
+    assert_string_equal(keepq_msg_order_key(m), "o");
     OK(keepq_msg_free(m));
     OK(keepq_group_close(g));
     OK(keepq_close(q));

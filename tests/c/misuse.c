@@ -35,6 +35,8 @@ static void null_arguments_are_refused(void **state) {
     REFUSES(keepq_receive_batch, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, NULL, 1, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
+    REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_ARGUMENT, (q, NULL));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, 0, &msg, 1, &n));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, "t", 0, NULL, 1, &n));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, "t", 0, &msg, 1, NULL));
@@ -92,6 +94,7 @@ static void wrong_values_of_arguments_are_refused(void **state) {
 static void wrong_names_are_refused(void **state) {
     keepq_send_opts opts = KEEPQ_SEND_OPTS_INIT;
     keepq_msg_in in = KEEPQ_MSG_IN_INIT;
+    keepq_group_opts group_opts = KEEPQ_GROUP_OPTS_INIT;
     keepq_group *group = NULL;
     keepq_msg *none = NULL;
     char overlong[122];
@@ -110,6 +113,11 @@ static void wrong_names_are_refused(void **state) {
     REFUSES(keepq_send_batch, KEEPQ_E_INVALID_NAME, (q, &in, 1, NULL));
     REFUSES(keepq_producer_open, KEEPQ_E_INVALID_NAME, (q, "%p", NULL));
     REFUSES(keepq_group_open, KEEPQ_E_INVALID_NAME, (q, "t", "%x", NULL, &group));
+    group_opts.broadcast = 1;
+    group_opts.consumer = "a%b";
+    GIVES(KEEPQ_E_INVALID_NAME, keepq_group_open(q, "t", "g", &group_opts, &group));
+    REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_NAME, (q, "a/b", NULL));
+    REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_NAME, (q, ""));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_NAME, (q, "a b", 0, &none, 1, &n));
     overlong[120] = 0;
     OK(keepq_send(q, overlong, "x", 1, NULL, NULL));
@@ -143,7 +151,10 @@ static void wrong_options_of_a_store_are_refused(void **state) {
 
 static void wrong_options_of_a_group_are_refused(void **state) {
     static const char *const names[] = {"start",  "lease", "flush", "create", "attempts", "first",
-                                        "factor", "max",   "jitter", "time"};
+                                        "factor", "max",   "jitter", "time",   "ordered",
+                                        "broadcast", "consumer", "tags", "tag", "outstanding",
+                                        "much outstanding"};
+    static const char *const no_tag[] = {NULL};
     size_t i;
 
     (void)state;
@@ -160,7 +171,14 @@ static void wrong_options_of_a_group_are_refused(void **state) {
         case 6: opts.backoff_factor = 0.5; break;
         case 7: opts.backoff_max_ms = INT64_MAX; break;
         case 8: opts.backoff_jitter = 1.5; break;
-        default: opts.start = KEEPQ_START_TIME; opts.start_ms = -1; break;
+        case 9: opts.start = KEEPQ_START_TIME; opts.start_ms = -1; break;
+        case 10: opts.ordered = 2; break;
+        case 11: opts.broadcast = 1; break;
+        case 12: opts.consumer = "c"; break;
+        case 13: opts.n_tags = 1; break;
+        case 14: opts.tags = no_tag; opts.n_tags = 1; break;
+        case 15: opts.max_outstanding = (1 << 20) + 1; break;
+        default: opts.max_outstanding = UINT64_C(1) << 32; break;
         }
         check_rc(INVALID, keepq_group_open(q, "t", "g2", &opts, &none), names[i], __FILE__,
                  __LINE__);
@@ -214,6 +232,9 @@ static void what_is_over_its_limit_is_refused(void **state) {
     keepq_topic_stats topics = KEEPQ_TOPIC_STATS_INIT;
     keepq_group_stats groups = KEEPQ_GROUP_STATS_INIT;
     keepq_finding finding = KEEPQ_FINDING_INIT;
+    keepq_group_opts group_opts = KEEPQ_GROUP_OPTS_INIT;
+    const char *tag = reason;
+    keepq_group *none = NULL;
     const char *receipt = keepq_msg_receipt(m);
     const int64_t days31 = INT64_C(31) * 24 * 3600 * 1000;
     size_t n;
@@ -229,6 +250,16 @@ static void what_is_over_its_limit_is_refused(void **state) {
     opts.n_headers = 0;
     opts.key = reason;
     GIVES(KEEPQ_E_LIMIT_EXCEEDED, keepq_send(q, "t", "x", 1, &opts, NULL));
+    opts.key = NULL;
+    opts.order_key = reason;
+    GIVES(KEEPQ_E_LIMIT_EXCEEDED, keepq_send(q, "t", "x", 1, &opts, NULL));
+    opts.order_key = "\xff";
+    GIVES(INVALID, keepq_send(q, "t", "x", 1, &opts, NULL));
+    group_opts.tags = &tag;
+    group_opts.n_tags = 17;
+    REFUSES(keepq_group_open, KEEPQ_E_LIMIT_EXCEEDED, (q, "t", "g2", &group_opts, &none));
+    group_opts.n_tags = 1;
+    REFUSES(keepq_group_configure, KEEPQ_E_LIMIT_EXCEEDED, (g, &group_opts));
     REFUSES(keepq_send_batch, KEEPQ_E_LIMIT_EXCEEDED, (q, &in, SIZE_MAX / 2, NULL));
     REFUSES(keepq_receive_batch, KEEPQ_E_LIMIT_EXCEEDED, (g, 0, out, 1025, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_LIMIT_EXCEEDED, (g, 0, out, 1025, &n));
@@ -247,10 +278,8 @@ static void what_is_over_its_limit_is_refused(void **state) {
 
 static void what_this_version_lacks_is_refused_by_name(void **state) {
     keepq_send_opts opts = KEEPQ_SEND_OPTS_INIT;
-    keepq_group_opts group = KEEPQ_GROUP_OPTS_INIT;
     keepq_sent sent = KEEPQ_SENT_INIT;
     keepq_msg_in in = KEEPQ_MSG_IN_INIT;
-    keepq_group *none = NULL;
 
     (void)state;
     opts.delay_ms = 1;
@@ -263,10 +292,6 @@ static void what_this_version_lacks_is_refused_by_name(void **state) {
     REFUSES(keepq_send_async, KEEPQ_E_NOT_SUPPORTED, (q, "t", "x", 1, &opts, NULL, NULL, NULL));
     REFUSES(keepq_send_oneway, KEEPQ_E_NOT_SUPPORTED, (q, "t", "x", 1, &opts));
     REFUSES(keepq_send_batch, KEEPQ_E_NOT_SUPPORTED, (q, &in, 1, NULL));
-    group.ordered = 1;
-    REFUSES(keepq_group_open, KEEPQ_E_NOT_SUPPORTED, (q, "t", "g2", &group, &none));
-    REFUSES(keepq_group_configure, KEEPQ_E_NOT_SUPPORTED, (g, &group));
-    SAYS("keepq_group_opts.ordered");
 }
 
 static int open_all(void **state) {

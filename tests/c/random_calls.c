@@ -258,6 +258,7 @@ static keepq_rc with_message(uint32_t function, keepq_msg *m) {
         (void)keepq_msg_topic(m);
         (void)keepq_msg_key(m);
         (void)keepq_msg_tag(m);
+        (void)keepq_msg_order_key(m);
         (void)keepq_msg_header(m, "h");
         (void)keepq_msg_attempt(m);
         (void)keepq_msg_sent_at_ms(m);

@@ -1,13 +1,14 @@
 //! Opening a group, its options, and receiving from it.
 
 use crate::error::{KEEPQ_EMPTY, KEEPQ_OK, guard, guard_value, keepq_rc};
-use crate::group_opts::keepq_group_opts;
+use crate::group_opts::{TagList, keepq_group_opts};
 use crate::handle::Table;
 use crate::msg::{self, keepq_msg};
 use crate::opts::wait;
 use crate::store::{keepq, store};
 use crate::{sized, text};
 use engine::{Code, Delivery, Error, Group, Readiness, Result};
+use parking_lot::Mutex;
 use std::ffi::{c_char, c_int};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
@@ -29,6 +30,8 @@ pub(crate) struct GroupEntry {
     closed: AtomicBool,
     /// Of its store; a wait looks at it between slices, too.
     interrupts: Arc<AtomicU64>,
+    /// What keepq_group_config has given out; one for each set of tags that the group had.
+    tags: Mutex<Vec<Arc<TagList>>>,
 }
 
 pub(crate) static GROUPS: Table<GroupEntry> = Table::new(2, "group", "keepq_group_close");
@@ -48,8 +51,8 @@ pub(crate) fn entry(g: *const keepq_group) -> Result<Arc<GroupEntry>> {
 /// *out is a handle for keepq_group_close, else NULL.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also an option out
-/// of range), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED,
-/// KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
+/// of range), KEEPQ_E_INVALID_NAME (topic, group or consumer), KEEPQ_E_LIMIT_EXCEEDED (tags),
+/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_FOUND, KEEPQ_E_CONFIG_MISMATCH; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_group_open(
     q: *mut keepq,
@@ -71,13 +74,16 @@ pub unsafe extern "C" fn keepq_group_open(
                 sized::read(opts)?,
             )
         };
-        let group = opts.apply(entry.store.group(topic, name))?.open()?;
+        let options = entry.store.group(topic, name);
+        // SAFETY: the caller promises the strings that the struct points to.
+        let group = unsafe { opts.apply(options) }?.open()?;
         let handle = GROUPS.insert(GroupEntry {
             group,
             handle: OnceLock::new(),
             ready: OnceLock::new(),
             closed: AtomicBool::new(false),
             interrupts: Arc::clone(&entry.interrupts),
+            tags: Mutex::default(),
         })?;
         // Nobody else has the handle yet.
         let _ = GROUPS.get(handle)?.handle.set(handle);
@@ -87,7 +93,8 @@ pub unsafe extern "C" fn keepq_group_open(
 }
 
 /// Closes a group. A receive that waits in another thread returns KEEPQ_E_CLOSED within 0.1 s. The
-/// messages received stay valid until they are freed. The group itself stays in the store.
+/// messages received stay valid until they are freed. The group itself stays in the store;
+/// keepq_group_delete is what removes it.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE.
 #[unsafe(no_mangle)]
@@ -101,12 +108,28 @@ pub unsafe extern "C" fn keepq_group_close(g: *mut keepq_group) -> keepq_rc {
     })
 }
 
+/// Deletes the group from the store with its dead letters, durably. Messages that only it was still
+/// owed are released. Every handle of it, in any process, gets KEEPQ_E_NOT_FOUND from then on, also
+/// a receive that waits and messages that are settled. This handle is still to be closed. The name
+/// is free: opened again, it is a new group.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_NOT_FOUND (it was
+/// deleted before), KEEPQ_E_READ_ONLY; the disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_group_delete(g: *mut keepq_group) -> keepq_rc {
+    guard(|| {
+        entry(g)?.group.delete()?;
+        Ok(KEEPQ_OK)
+    })
+}
+
 /// Changes options of the group for all its consumers in every process, durably: lease_ms,
-/// max_attempts, ack_flush and the back-off; what is 0 stays as it is. Leases and waits that run
-/// keep the end they have. opts may not be NULL.
+/// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
+/// and waits that run keep the end they have, and what was skipped for its tag stays skipped. opts
+/// may not be NULL.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
-/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY; the disk's.
+/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_LIMIT_EXCEEDED (tags), KEEPQ_E_READ_ONLY; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_group_configure(
     g: *mut keepq_group,
@@ -119,12 +142,14 @@ pub unsafe extern "C" fn keepq_group_configure(
         }
         // SAFETY: the caller promises the struct.
         let opts: keepq_group_opts = unsafe { sized::read(opts) }?;
-        opts.change(entry.group.configure())?.apply()?;
+        // SAFETY: the caller promises the strings that it points to.
+        unsafe { opts.change(&entry.group) }?.apply()?;
         Ok(KEEPQ_OK)
     })
 }
 
-/// Fills out with the options the group has now.
+/// Fills out with the options the group has now; consumer, broadcast and where it began are not
+/// told. tags are valid until keepq_group_close, also after they were changed.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
@@ -139,7 +164,12 @@ pub unsafe extern "C" fn keepq_group_config(
         }
         let config = entry.group.config()?;
         // SAFETY: the caller promises the struct.
-        unsafe { sized::write(out, &keepq_group_opts::of(&config)) }?;
+        unsafe {
+            sized::write(
+                out,
+                &keepq_group_opts::of(&config, &entry.tags(&config.tags)),
+            )
+        }?;
         Ok(KEEPQ_OK)
     })
 }
@@ -256,6 +286,17 @@ unsafe fn receive_batch(
 }
 
 impl GroupEntry {
+    /// A list of these tags that lives as long as this: each set is made once.
+    fn tags(&self, tags: &[String]) -> Arc<TagList> {
+        let mut lists = self.tags.lock();
+        if let Some(list) = lists.iter().find(|list| list.is(tags)) {
+            return Arc::clone(list);
+        }
+        let list = Arc::new(TagList::new(tags));
+        lists.push(Arc::clone(&list));
+        list
+    }
+
     /// Calls `receive` with slices of the timeout until it gives something that is not `empty`.
     fn in_slices<T>(
         &self,

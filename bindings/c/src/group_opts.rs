@@ -1,10 +1,14 @@
 //! The options of a group and what they mean to the engine.
 
+use crate::error::c_string;
 use crate::opts::{KEEPQ_FLUSH_ASYNC, KEEPQ_FLUSH_DEFAULT, KEEPQ_FLUSH_SYNC};
-use crate::opts::{duration, flag, flush, refuse, unknown};
+use crate::opts::{duration, flag, flush, unknown};
 use crate::sized::SizedStruct;
-use engine::{Backoff, Code, Configure, Error, Flush, GroupConfig, GroupOptions, Result, Start};
-use std::ffi::c_char;
+use crate::text;
+use engine::{
+    Backoff, Code, Configure, Error, Flush, Group, GroupConfig, GroupOptions, Result, Start,
+};
+use std::ffi::{CString, c_char};
 use std::mem::size_of;
 use std::ptr;
 use std::time::Duration;
@@ -19,8 +23,7 @@ pub const KEEPQ_START_SEQUENCE: i32 = 2;
 pub const KEEPQ_START_TIME: i32 = 3;
 
 /// How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
-/// group was made with applies, and for a new group the default that is named. Fields marked
-/// "later" are not part of this version and give KEEPQ_E_NOT_SUPPORTED when set.
+/// group was made with applies, and for a new group the default that is named.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct keepq_group_opts {
@@ -49,17 +52,22 @@ pub struct keepq_group_opts {
     pub backoff_factor: f64,
     /// The random part of a wait, up to 1; 0.1. -1 = none.
     pub backoff_jitter: f64,
-    /// Later: receive only messages with one of these tags.
+    /// Receive only messages with one of these tags; every message. At most 16 of at most 255 bytes
+    /// each. A message without one of them is skipped: for this group it is settled. NULL = not set;
+    /// with n_tags 0 any other pointer says that every message is wanted.
     pub tags: *const *const c_char,
-    /// Later: how many there are.
+    /// How many there are.
     pub n_tags: usize,
-    /// Later: with broadcast, this consumer's name.
+    /// With broadcast, this consumer's name, as the name of a group.
     pub consumer: *const c_char,
-    /// Later: 1 = messages with the same order_key one at a time, in order.
+    /// 1 = messages with the same order_key one at a time, in order. For good: it is decided when
+    /// the group is made.
     pub ordered: i32,
-    /// Later: 1 = each consumer gets every message.
+    /// 1 = each consumer gets every message: it is a group of its own, which is named
+    /// "group%consumer" and goes on where it was when it is opened again.
     pub broadcast: i32,
-    /// Later: how many messages may be with receivers at a time.
+    /// How many messages may be in flight at a time (leased, delayed or behind one with the same
+    /// order_key), up to 1 Mi; half of the store's slots.
     pub max_outstanding: u64,
 }
 
@@ -89,20 +97,31 @@ unsafe impl SizedStruct for keepq_group_opts {
 }
 
 impl keepq_group_opts {
-    fn refuse_unsupported(&self) -> Result<()> {
-        let set = [
-            ("tags", !self.tags.is_null()),
-            ("n_tags", self.n_tags != 0),
-            ("consumer", !self.consumer.is_null()),
-            ("ordered", self.ordered != 0),
-            ("broadcast", self.broadcast != 0),
-            ("max_outstanding", self.max_outstanding != 0),
-        ];
-        refuse(Self::NAME, &set)
-    }
-
-    pub(crate) fn apply(&self, mut options: GroupOptions) -> Result<GroupOptions> {
-        self.refuse_unsupported()?;
+    /// The options of a group that is opened.
+    ///
+    /// # Safety
+    /// `tags` points to `n_tags` strings, `consumer` to one, or each is NULL.
+    pub(crate) unsafe fn apply(&self, mut options: GroupOptions) -> Result<GroupOptions> {
+        // SAFETY: the caller's promise.
+        let (tags, consumer) =
+            unsafe { (self.tags()?, text::optional(self.consumer, "consumer")?) };
+        if let Some(tags) = tags {
+            options = options.tags(tags);
+        }
+        match (flag("broadcast", self.broadcast)?, consumer) {
+            (false, None) => {}
+            (true, Some(consumer)) => options = options.broadcast(consumer),
+            _ => {
+                let text = "broadcast = 1 and consumer go together; set both or none";
+                return Err(Error::new(Code::InvalidArgument, text));
+            }
+        }
+        if flag("ordered", self.ordered)? {
+            options = options.ordered(true);
+        }
+        if let Some(most) = self.max_outstanding() {
+            options = options.max_outstanding(most);
+        }
         if let Some(lease) = duration("lease_ms", self.lease_ms)? {
             options = options.lease(lease);
         }
@@ -126,8 +145,27 @@ impl keepq_group_opts {
     }
 
     /// As a change of the options of a group that is there.
-    pub(crate) fn change(&self, mut options: Configure) -> Result<Configure> {
-        self.refuse_unsupported()?;
+    ///
+    /// # Safety
+    /// As for [`Self::apply`].
+    pub(crate) unsafe fn change(&self, group: &Group) -> Result<Configure> {
+        let mut options = group.configure();
+        // SAFETY: the caller's promise.
+        if let Some(tags) = unsafe { self.tags() }? {
+            options = options.tags(tags);
+        }
+        if let Some(most) = self.max_outstanding() {
+            options = options.max_outstanding(most);
+        }
+        if self.broadcast != 0 || !self.consumer.is_null() {
+            let text = "broadcast and consumer are only for opening a group; leave them 0";
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
+        // What keepq_group_config gave may be passed on.
+        if flag("ordered", self.ordered)? && !group.config()?.ordered {
+            let text = "ordered is only for a group that is made; leave it 0";
+            return Err(Error::new(Code::InvalidArgument, text));
+        }
         if self.start != KEEPQ_START_EARLIEST || self.start_seq != 0 || self.start_ms != 0 {
             let text = "start is only for a group that is made; leave it 0";
             return Err(Error::new(Code::InvalidArgument, text));
@@ -145,6 +183,41 @@ impl keepq_group_opts {
             options = options.backoff(backoff);
         }
         Ok(options)
+    }
+
+    /// The tags; None = not set.
+    ///
+    /// # Safety
+    /// As for [`Self::apply`].
+    unsafe fn tags(&self) -> Result<Option<Vec<String>>> {
+        if self.tags.is_null() {
+            return match self.n_tags {
+                0 => Ok(None),
+                _ => Err(text::null("keepq_group_opts.tags")),
+            };
+        }
+        if self.n_tags > engine::limits::TAGS {
+            let text = format!(
+                "{} tags; a group can have {}",
+                self.n_tags,
+                engine::limits::TAGS
+            );
+            return Err(Error::new(Code::LimitExceeded, text));
+        }
+        let mut all = Vec::with_capacity(self.n_tags);
+        for index in 0..self.n_tags {
+            // SAFETY: not NULL and below `n_tags`: the caller's promise.
+            let tag = unsafe { self.tags.add(index).read_unaligned() };
+            // SAFETY: the caller's promise.
+            all.push(unsafe { text::required(tag, "a tag") }?.to_owned());
+        }
+        Ok(Some(all))
+    }
+
+    /// The engine refuses what is out of range.
+    fn max_outstanding(&self) -> Option<u32> {
+        let most = u32::try_from(self.max_outstanding).unwrap_or(u32::MAX);
+        (most != 0).then_some(most)
     }
 
     fn backoff(&self) -> Result<Option<Backoff>> {
@@ -175,8 +248,8 @@ impl keepq_group_opts {
         Ok(Some(backoff))
     }
 
-    /// The stored options of a group.
-    pub(crate) fn of(config: &GroupConfig) -> Self {
+    /// The stored options of a group. Its tags are those of the list, which must outlive it.
+    pub(crate) fn of(config: &GroupConfig, tags: &TagList) -> Self {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         let backoff = &config.backoff;
         Self {
@@ -198,8 +271,47 @@ impl keepq_group_opts {
             } else {
                 backoff.jitter
             },
+            tags: if tags.pointers.is_empty() {
+                ptr::null()
+            } else {
+                tags.pointers.as_ptr().cast()
+            },
+            n_tags: tags.pointers.len(),
+            ordered: i32::from(config.ordered),
+            max_outstanding: config.max_outstanding.into(),
             ..Self::INIT
         }
+    }
+}
+
+/// Tags as C has them, which never change or move.
+pub(crate) struct TagList {
+    tags: Vec<String>,
+    _strings: Vec<CString>,
+    pointers: Vec<SharedText>,
+}
+
+/// The address of a string that lives in the same list.
+#[repr(transparent)]
+struct SharedText(*const c_char);
+
+// SAFETY: what it points to belongs to the list beside it and is never written.
+unsafe impl Send for SharedText {}
+// SAFETY: as above.
+unsafe impl Sync for SharedText {}
+
+impl TagList {
+    pub(crate) fn new(tags: &[String]) -> Self {
+        let strings: Vec<_> = tags.iter().map(|tag| c_string(tag.as_bytes())).collect();
+        Self {
+            tags: tags.to_vec(),
+            pointers: strings.iter().map(|s| SharedText(s.as_ptr())).collect(),
+            _strings: strings,
+        }
+    }
+
+    pub(crate) fn is(&self, tags: &[String]) -> bool {
+        self.tags == tags
     }
 }
 

@@ -31,6 +31,8 @@ mod group_opts;
 
 mod group;
 
+mod topic;
+
 mod settle;
 
 mod msg;
@@ -52,6 +54,7 @@ pub use report::*;
 pub use send::*;
 pub use settle::*;
 pub use store::*;
+pub use topic::*;
 
 #[cfg(test)]
 mod tests;

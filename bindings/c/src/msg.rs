@@ -56,6 +56,7 @@ pub(crate) struct MsgEntry {
     topic: OnceLock<CString>,
     key: OnceLock<CString>,
     tag: OnceLock<CString>,
+    order_key: OnceLock<CString>,
     receipt: OnceLock<CString>,
     producer: OnceLock<CString>,
     reason: OnceLock<CString>,
@@ -102,6 +103,7 @@ impl MsgEntry {
             topic: OnceLock::new(),
             key: OnceLock::new(),
             tag: OnceLock::new(),
+            order_key: OnceLock::new(),
             receipt: OnceLock::new(),
             producer: OnceLock::new(),
             reason: OnceLock::new(),
@@ -344,6 +346,15 @@ pub unsafe extern "C" fn keepq_msg_tag(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         let tag = either!(e, d => d.tag(), c => c.tag());
         tag.map_or(ptr::null(), |tag| kept(&e.tag, || tag.to_owned()))
+    })
+}
+
+/// The order key; NULL if it has none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_msg_order_key(m: *const keepq_msg) -> *const c_char {
+    read(m, ptr::null(), |e| {
+        let key = either!(e, d => d.order_key(), c => c.order_key());
+        key.map_or(ptr::null(), |key| kept(&e.order_key, || key.to_owned()))
     })
 }
 

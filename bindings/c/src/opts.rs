@@ -181,7 +181,8 @@ pub struct keepq_send_opts {
     pub key: *const c_char,
     /// What kind of message it is: at most 255 bytes of UTF-8.
     pub tag: *const c_char,
-    /// Later: messages with the same one are delivered in order.
+    /// Messages with the same one are delivered one after the other, as they were sent, in groups
+    /// that are ordered: at most 255 bytes of UTF-8.
     pub order_key: *const c_char,
     /// Later: a message with the same one is not stored again.
     pub dedup_id: *const c_char,
@@ -232,7 +233,6 @@ impl keepq_send_opts {
     pub(crate) fn refuse_unsupported(&self) -> Result<()> {
         let set = [
             ("priority", self.priority != 0),
-            ("order_key", !self.order_key.is_null()),
             ("dedup_id", !self.dedup_id.is_null()),
             ("delay_ms", self.delay_ms != 0),
             ("at_ms", self.at_ms != 0),

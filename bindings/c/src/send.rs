@@ -137,10 +137,11 @@ impl<'a> Outgoing<'a> {
     pub(crate) unsafe fn new(body: &'a [u8], opts: &keepq_send_opts) -> Result<Self> {
         opts.refuse_unsupported()?;
         // SAFETY: the caller's promise.
-        let (key, tag, headers, producer) = unsafe {
+        let (key, tag, order_key, headers, producer) = unsafe {
             (
                 text::optional(opts.key, "key")?,
                 text::optional(opts.tag, "tag")?,
+                text::optional(opts.order_key, "order_key")?,
                 opts.headers()?,
                 text::optional(opts.producer, "producer")?,
             )
@@ -157,6 +158,7 @@ impl<'a> Outgoing<'a> {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush("flush", opts.flush)?,
             timeout: timeout("timeout_ms", opts.timeout_ms)?,

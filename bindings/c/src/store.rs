@@ -59,10 +59,14 @@ impl StoreEntry {
         self.process != fork::here()
     }
 
-    /// A topic by name; made if it is new. Kept, so that a send does not look it up again.
+    /// A topic by name; made if it is new. Kept, so that a send does not look it up again, unless
+    /// it was deleted since: then it is made anew.
     pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
         if let Some(topic) = self.topics.read().get(name) {
-            return Ok(topic.clone());
+            let deleted = |e: Error| e.code() == Code::NotFound;
+            if !topic.len().is_err_and(deleted) {
+                return Ok(topic.clone());
+            }
         }
         let topic = self.store.topic(name)?;
         let mut topics = self.topics.write();
