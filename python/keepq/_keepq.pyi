@@ -136,7 +136,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -152,7 +152,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -171,7 +171,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -214,6 +214,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
     ) -> SendResult: ...
@@ -226,6 +227,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
         when_full: WhenFull | None = ...,
@@ -241,6 +243,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
         when_full: WhenFull | None = ...,
@@ -340,6 +343,8 @@ class Message:
     @property
     def tag(self) -> str | None: ...
     @property
+    def order_key(self) -> str | None: ...
+    @property
     def headers(self) -> dict[str, bytes]: ...
     @property
     def attempt(self) -> int: ...
@@ -390,6 +395,8 @@ class Browsed:
     def key(self) -> str | None: ...
     @property
     def tag(self) -> str | None: ...
+    @property
+    def order_key(self) -> str | None: ...
     @property
     def headers(self) -> dict[str, bytes]: ...
     @property

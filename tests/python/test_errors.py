@@ -143,7 +143,6 @@ def test_a_different_group_option_is_a_mismatch_naming_both(kq: keepq.Store) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        {"order_key": "k"},
         {"delay": 1},
         {"at": datetime(2030, 1, 1)},
         {"ttl": 1},

@@ -66,10 +66,10 @@ impl Producer {
     /// Sends one message to a topic (a name or a Topic). seq is its number from this producer, None
     /// = the next; one sent before is a success with .duplicate, one too high raises ProducerGap.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default),
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=...)"
+                          order_key=None, flush=None, timeout=...)"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send(
@@ -81,6 +81,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
@@ -91,6 +92,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),
@@ -104,12 +106,12 @@ impl Producer {
 
     /// Sends one message with its number without waiting for the disk: as Topic.send_async.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default, when_full=None, on_success=None,
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default, when_full=None, on_success=None,
                      on_exception=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=..., when_full='block', on_success=None, \
-                          on_exception=None)"
+                          order_key=None, flush=None, timeout=..., when_full='block', \
+                          on_success=None, on_exception=None)"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send_async(
@@ -121,6 +123,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
@@ -134,6 +137,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),
@@ -153,10 +157,10 @@ impl Producer {
     /// Sends one message with its number and forgets it: as Topic.send_oneway. A gap and a fenced
     /// handle are counted, too.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default, when_full=None),
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default, when_full=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=..., when_full='block')"
+                          order_key=None, flush=None, timeout=..., when_full='block')"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send_oneway(
@@ -168,6 +172,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
@@ -179,6 +184,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),

@@ -50,8 +50,8 @@ pub(crate) struct Topic {
 }
 
 /// Refuses options of later versions: none is ignored silently.
-fn refuse_later(py: Python<'_>, given: [Later<'_, '_>; 6]) -> PyResult<()> {
-    const NAMES: [&str; 6] = ["order_key", "delay", "at", "ttl", "priority", "dedup_id"];
+fn refuse_later(py: Python<'_>, given: [Later<'_, '_>; 5]) -> PyResult<()> {
+    const NAMES: [&str; 5] = ["delay", "at", "ttl", "priority", "dedup_id"];
     match given.iter().position(Option::is_some) {
         None => Ok(()),
         Some(at) => refuse(py, &[(NAMES[at], true)]),
@@ -210,7 +210,8 @@ impl Topic {
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
     /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of
-    /// at most 255 bytes of UTF-8; headers maps str to bytes-like, at most 48 KiB in all.
+    /// at most 255 bytes of UTF-8; order_key (as long) orders messages in groups with ordered=True,
+    /// which have one of each in flight at a time; headers maps str to bytes-like, at most 48 KiB in all.
     /// flush="sync": on disk when send returns; "async": in shared memory. timeout in seconds over
     /// all attempts, None = for ever; left out: as the store was opened with.
     ///
@@ -232,7 +233,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -241,12 +242,13 @@ impl Topic {
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
@@ -288,7 +290,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -300,12 +302,13 @@ impl Topic {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
@@ -337,7 +340,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -347,12 +350,13 @@ impl Topic {
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),

@@ -72,6 +72,11 @@ class Message:
         return self._native.tag
 
     @property
+    def order_key(self) -> str | None:
+        """The order key, or None."""
+        return self._native.order_key
+
+    @property
     def headers(self) -> dict[str, bytes]:
         """The headers."""
         return self._native.headers
