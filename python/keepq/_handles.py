@@ -27,6 +27,7 @@ def topic(store: Store, name: str, options: Mapping[str, Any]) -> Topic:
 def group(store: Store, topic: str, name: str, options: Mapping[str, Any]) -> Group:
     """A group of it."""
     try:
-        return store.group(topic, name, create=False, codec=options.get("codec"))
+        mine = {key: options[key] for key in ("codec", "broadcast") if key in options}
+        return store.group(topic, name, create=False, **mine)
     except NotFound:
         return store.group(topic, name, **options)

@@ -70,6 +70,12 @@ class GroupConfig:
     backoff: Backoff
     ack_flush: Flush
     """Whether acks are on disk when they return."""
+    max_outstanding: int
+    """The most messages in flight."""
+    tags: tuple[str, ...]
+    """The tags of the messages it gets, sorted; empty = every message."""
+    ordered: bool
+    """Whether one message of each order key is in flight at a time."""
 
 
 @dataclass(frozen=True, slots=True)

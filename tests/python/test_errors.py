@@ -168,9 +168,6 @@ def test_other_options_of_later_versions_are_refused_by_name(kq: keepq.Store) ->
     for name in ("retain", "max_bytes", "max_messages", "when_full"):
         with pytest.raises(keepq.NotSupported, match=name):
             kq.topic("t", **{name: 1})  # type: ignore[arg-type]
-    for name in ("tags", "ordered", "broadcast", "max_outstanding"):
-        with pytest.raises(keepq.NotSupported, match=name):
-            kq.group("t", "g", **{name: True})  # type: ignore[arg-type]
     with pytest.raises(keepq.NotSupported, match="backoff"):
         kq.group("t", "g", backoff="rocketmq")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

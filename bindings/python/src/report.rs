@@ -57,6 +57,9 @@ pub(crate) fn group_config<'py>(py: Python<'py>, c: &GroupConfig) -> Object<'py>
         max_attempts: c.max_attempts,
         backoff: BackoffArg(c.backoff),
         ack_flush: FlushMode(c.ack_flush),
+        max_outstanding: c.max_outstanding,
+        tags: PyTuple::new(py, &c.tags)?,
+        ordered: c.ordered,
     })
 }
 

@@ -4,7 +4,7 @@ use crate::args::{FlushMode, Given, Seconds, Timeout};
 use crate::browse::Browsed;
 use crate::codec::Codec;
 use crate::error::{OrRaise, new, refuse};
-use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
+use crate::group::{BackoffArg, BroadcastArg, Group, GroupArgs, StartArg};
 use crate::keep_alive::Leases;
 use crate::kept::Kept;
 use crate::producer::Producer;
@@ -315,6 +315,14 @@ impl Store {
     /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest",
     /// a sequence, or an aware datetime (the first message sent then or later). Options are stored
     /// when the group is made; a different explicit value later raises ConfigMismatch.
+    ///
+    /// tags: it gets the messages with one of these tags only, the others count as settled (at most
+    /// 16; none = every message). ordered=True: one message of each order_key is in flight at a
+    /// time, in the order in which they were sent; fixed when the group is made. broadcast="name":
+    /// opens the group as this consumer, which gets every message for itself and has a position,
+    /// options and dead letters of its own. max_outstanding: the most messages in flight, those
+    /// that wait for a retry or behind their order key included.
+    ///
     /// create=False: what is missing is NotFound. codec decodes Message.value where the message
     /// does not say what it is (see keepq.open); it belongs to this handle.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
@@ -332,18 +340,11 @@ impl Store {
         start: Option<StartArg>,
         codec: Option<Codec>,
         create: bool,
-        tags: Option<&Bound<'_, PyAny>>,
-        ordered: Option<&Bound<'_, PyAny>>,
-        broadcast: Option<&Bound<'_, PyAny>>,
-        max_outstanding: Option<&Bound<'_, PyAny>>,
+        tags: Option<Vec<String>>,
+        ordered: Option<bool>,
+        broadcast: Option<BroadcastArg>,
+        max_outstanding: Option<u32>,
     ) -> PyResult<Group> {
-        let options = [
-            ("tags", tags.is_some()),
-            ("ordered", ordered.is_some()),
-            ("broadcast", broadcast.is_some()),
-            ("max_outstanding", max_outstanding.is_some()),
-        ];
-        refuse(slf.py(), &options)?;
         let args = GroupArgs {
             lease,
             max_attempts,
@@ -351,6 +352,10 @@ impl Store {
             backoff,
             start,
             create,
+            tags,
+            ordered,
+            broadcast,
+            max_outstanding,
             codec,
         };
         Group::open(slf, topic, name, args)

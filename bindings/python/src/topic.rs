@@ -433,6 +433,21 @@ impl Topic {
         Ok(Browse::of_topic(walk, slf.clone().unbind(), limit))
     }
 
+    /// Takes away all messages that the topic has now, for every group: those still to come and
+    /// those that consumers hold, whose leases end with LeaseLost. Dead letters stay, and so does
+    /// what is sent after the call. On disk when it returns. Returns how many of them some group had
+    /// not settled; in a topic without groups, how many there were.
+    fn purge(&self, py: Python<'_>) -> PyResult<u64> {
+        self.call(py, engine::Topic::purge)
+    }
+
+    /// Deletes the topic with its messages, its groups and their dead letters; on disk when it
+    /// returns. Every handle of it and of its groups, in any process, raises NotFound from then on.
+    /// The name is free for a new topic.
+    fn delete(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, engine::Topic::delete)
+    }
+
     /// How many messages of the topic are kept. Sequences that a recovery after the loss of shared
     /// memory left out count, too, until what was sent before it is gone.
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

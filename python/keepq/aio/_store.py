@@ -42,7 +42,9 @@ class Store:
     @like(_keepq.Store.group)
     def group(self, topic: str, name: str, **options: Any) -> Group:
         """A consumer group; takes what keepq.Store.group does. Its first use opens it."""
-        return Group(self._hands, topic, name, lambda: self._native.group(topic, name, **options))
+        consumer = options.get("broadcast")
+        shown = f"{name}%{consumer}" if consumer else name
+        return Group(self._hands, topic, shown, lambda: self._native.group(topic, name, **options))
 
     def producer(self, name: str) -> Producer:
         """A named producer. Its first use opens it and fences older handles."""

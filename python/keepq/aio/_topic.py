@@ -57,6 +57,18 @@ class Topic:
 
         return Browse(self._hands, begin)
 
+    async def purge(self) -> int:
+        """Takes away all messages that the topic has now; as keepq.Topic.purge. Cancelled, it goes
+        on."""
+        topic = await self._native.get()
+        return await self._hands.wait(topic.purge)
+
+    async def delete(self) -> None:
+        """Deletes the topic with its messages and groups; as keepq.Topic.delete. Cancelled, it goes
+        on."""
+        topic = await self._native.get()
+        await self._hands.wait(topic.delete)
+
     async def count(self) -> int:
         """How many messages of the topic are kept."""
         topic = await self._native.get()
