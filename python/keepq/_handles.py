@@ -21,7 +21,11 @@ def store(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Store:
 
 def topic(store: Store, name: str, options: Mapping[str, Any]) -> Topic:
     """A topic of it."""
-    return store.topic(name, **options)
+    mine = {key: options[key] for key in ("flush", "codec") if key in options}
+    try:
+        return store.topic(name, create=False, **mine)
+    except NotFound:
+        return store.topic(name, **options)
 
 
 def group(store: Store, topic: str, name: str, options: Mapping[str, Any]) -> Group:

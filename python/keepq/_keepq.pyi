@@ -19,8 +19,11 @@ from ._types import (
     GroupConfig,
     GroupStats,
     RecoveryReport,
+    Retain,
     SendStatus,
+    StoreConfig,
     StoreStats,
+    TopicConfig,
     VerifyReport,
     WhenFull,
 )
@@ -67,6 +70,8 @@ def open(
     slots: int | None = None,
     allow_unsafe_filesystem: bool = False,
     codec: CodecName | None = None,
+    max_bytes: int | None = None,
+    when_full: WhenFull | None = None,
 ) -> Store: ...
 def cli_main(argv: Sequence[str]) -> int: ...
 def codes() -> dict[int, tuple[str, bool]]: ...
@@ -84,10 +89,10 @@ class Store:
         flush: Flush | None = None,
         codec: CodecName | None = None,
         create: bool = True,
-        retain: None = None,
-        max_bytes: None = None,
-        max_messages: None = None,
-        when_full: None = None,
+        retain: Retain | None = None,
+        max_bytes: int | None = None,
+        max_messages: int | None = None,
+        when_full: WhenFull | None = None,
     ) -> Topic: ...
     def group(
         self,
@@ -108,6 +113,10 @@ class Store:
     ) -> Group: ...
     def producer(self, name: str) -> Producer: ...
     def flush(self, timeout: Duration | None = None) -> None: ...
+    def config(self) -> StoreConfig: ...
+    def configure(
+        self, *, max_bytes: int | None = ..., when_full: WhenFull | None = None
+    ) -> StoreConfig: ...
     def stats(self) -> StoreStats: ...
     def verify(self) -> VerifyReport: ...
     def find(self, id: str) -> Browsed | None: ...
@@ -196,6 +205,15 @@ class Topic:
         limit: int | None = None,
         key: None = None,
     ) -> Browse[Browsed]: ...
+    def config(self) -> TopicConfig: ...
+    def configure(
+        self,
+        *,
+        max_bytes: int | None = ...,
+        max_messages: int | None = ...,
+        when_full: WhenFull | None = None,
+        retain: Retain | None = ...,
+    ) -> TopicConfig: ...
     def purge(self) -> int: ...
     def delete(self) -> None: ...
     def __len__(self) -> int: ...

@@ -548,3 +548,15 @@ async def test_a_task_purges_and_deletes(kq: aio.Store) -> None:
     await topic.delete()
     with pytest.raises(keepq.NotFound):
         await topic.send(b"3")
+
+
+async def test_a_task_asks_for_limits_and_changes_them(kq: aio.Store) -> None:
+    topic = kq.topic("t", max_messages=1)
+    await topic.send(b"1")
+    with pytest.raises(keepq.Full):
+        await topic.send(b"2")
+    assert (await topic.config()).max_messages == 1
+    assert (await topic.configure(max_messages=2, retain=5)).retain_bytes == 5
+    await topic.send(b"2")
+    assert (await kq.configure(max_bytes=1000)).max_bytes == 1000
+    assert await kq.config() == keepq.StoreConfig(1000, "raise")

@@ -165,9 +165,6 @@ def test_send_options_of_later_versions_are_refused_by_name(
 
 
 def test_other_options_of_later_versions_are_refused_by_name(kq: keepq.Store) -> None:
-    for name in ("retain", "max_bytes", "max_messages", "when_full"):
-        with pytest.raises(keepq.NotSupported, match=name):
-            kq.topic("t", **{name: 1})  # type: ignore[arg-type]
     with pytest.raises(keepq.NotSupported, match="backoff"):
         kq.group("t", "g", backoff="rocketmq")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

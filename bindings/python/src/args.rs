@@ -219,7 +219,8 @@ pub(crate) fn outgoing(
     items.try_iter()?.map(make).collect()
 }
 
-/// What a send does while too many are in flight: `"block"` or `"raise"`.
+/// What a send does while there is no room: `"block"` or `"raise"`.
+#[derive(Clone, Copy)]
 pub(crate) struct WhenFullArg(pub(crate) WhenFull);
 
 impl<'py> FromPyObject<'_, 'py> for WhenFullArg {
@@ -278,6 +279,20 @@ impl<'py> IntoPyObject<'py> for FlushMode {
 
     fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
         Ok(PyString::new(py, self.name()))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for WhenFullArg {
+    type Target = PyString;
+    type Output = Bound<'py, PyString>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        let name = match self.0 {
+            WhenFull::Refuse => "raise",
+            _ => "block",
+        };
+        Ok(PyString::new(py, name))
     }
 }
 

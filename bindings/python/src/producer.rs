@@ -5,7 +5,7 @@ use crate::codec::encoded;
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
 use crate::store::Store;
-use crate::topic::{Callbacks, Topic, sent_by_us};
+use crate::topic::{Callbacks, Topic, TopicArgs, sent_by_us};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -42,7 +42,11 @@ impl Producer {
         if let Some(topic) = last().as_ref().filter(|t| t.get().is_named(&name)) {
             return Ok(topic.clone_ref(py));
         }
-        let topic = Topic::open(self.store.bind(py), name, None, None, true)?;
+        let args = TopicArgs {
+            create: true,
+            ..TopicArgs::default()
+        };
+        let topic = Topic::open(self.store.bind(py), name, args)?;
         let topic = Py::new(py, topic)?;
         *last() = Some(topic.clone_ref(py));
         Ok(topic)

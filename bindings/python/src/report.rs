@@ -1,8 +1,11 @@
 //! What the engine tells about itself, as the dataclasses of `keepq._types`.
 
-use crate::args::FlushMode;
+use crate::args::{FlushMode, WhenFullArg};
 use crate::group::BackoffArg;
-use engine::{GroupConfig, GroupStats, RecoveryReport, StoreStats, TopicStats, VerifyReport};
+use engine::{
+    GroupConfig, GroupStats, RecoveryReport, StoreConfig, StoreStats, TopicConfig, TopicStats,
+    VerifyReport,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -60,6 +63,23 @@ pub(crate) fn group_config<'py>(py: Python<'py>, c: &GroupConfig) -> Object<'py>
         max_outstanding: c.max_outstanding,
         tags: PyTuple::new(py, &c.tags)?,
         ordered: c.ordered,
+    })
+}
+
+pub(crate) fn topic_config<'py>(py: Python<'py>, c: &TopicConfig) -> Object<'py> {
+    dataclass!(py, "TopicConfig", {
+        max_bytes: c.max_bytes,
+        max_messages: c.max_messages,
+        when_full: WhenFullArg(c.when_full),
+        retain_age: c.retain_age.map(|age| age.as_secs_f64()),
+        retain_bytes: c.retain_bytes,
+    })
+}
+
+pub(crate) fn store_config<'py>(py: Python<'py>, c: &StoreConfig) -> Object<'py> {
+    dataclass!(py, "StoreConfig", {
+        max_bytes: c.max_bytes,
+        when_full: WhenFullArg(c.when_full),
     })
 }
 

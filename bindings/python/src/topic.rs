@@ -6,6 +6,8 @@ use crate::codec::{Codec, encoded};
 use crate::error::{self, OrRaise, refuse};
 use crate::group::StartArg;
 use crate::kept::Kept;
+use crate::limits::{Change, Changes, LimitArgs, Retain};
+use crate::report;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
 use crate::store::{self, SEND_TIMEOUT, Store};
@@ -47,6 +49,16 @@ pub(crate) struct Topic {
     /// What sends of this handle do unless they say otherwise.
     pub(crate) flush: Option<Flush>,
     pub(crate) codec: Option<Codec>,
+    limits: LimitArgs,
+}
+
+/// The options of a topic as they were given.
+#[derive(Default)]
+pub(crate) struct TopicArgs {
+    pub(crate) flush: Option<FlushMode>,
+    pub(crate) codec: Option<Codec>,
+    pub(crate) create: bool,
+    pub(crate) limits: LimitArgs,
 }
 
 /// Refuses options of later versions: none is ignored silently.
@@ -62,24 +74,29 @@ impl Topic {
     pub(crate) fn open(
         store: &Bound<'_, Store>,
         name: PyBackedStr,
-        flush: Option<FlushMode>,
-        codec: Option<Codec>,
-        create: bool,
+        args: TopicArgs,
     ) -> PyResult<Self> {
         let opened = store.get().call(store.py(), |opened| {
-            let topic = if create {
-                opened.store.topic(&name)
+            let mut topic = if args.create {
+                None
             } else {
-                opened.store.existing_topic(&name)
+                Some(opened.store.existing_topic(&name)?)
             };
-            Ok(Opened::new(topic?, opened))
+            // Options are compared with those of a topic that is there, too.
+            if args.create || args.limits.any() {
+                let options = args.limits.apply(opened.store.topic_with(&name));
+                topic = Some(options.open()?);
+            }
+            let topic = topic.map_or_else(|| opened.store.existing_topic(&name), Ok)?;
+            Ok(Opened::new(topic, opened))
         })?;
         Ok(Self {
             kept: Kept::new(opened),
             store: store.clone().unbind(),
             name,
-            flush: flush.map(|f| f.0),
-            codec: codec.or(store.get().codec),
+            flush: args.flush.map(|f| f.0),
+            codec: args.codec.or(store.get().codec),
+            limits: args.limits,
         })
     }
 
@@ -433,6 +450,38 @@ impl Topic {
         Ok(Browse::of_topic(walk, slf.clone().unbind(), limit))
     }
 
+    /// The topic's options as they are stored: a keepq.TopicConfig.
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, engine::Topic::config)?;
+        report::topic_config(py, &config)
+    }
+
+    /// Changes options of the topic, for every process, and returns them all as they are then: a
+    /// keepq.TopicConfig. They are those of Store.topic; None = no limit, nothing retained; what is
+    /// left out stays. A limit below what is kept takes nothing away. On disk when it returns.
+    #[pyo3(
+        signature = (*, max_bytes=Change::Left, max_messages=Change::Left, when_full=None,
+                     retain=Change::Left),
+        text_signature = "($self, *, max_bytes=..., max_messages=..., when_full=None, retain=...)"
+    )]
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        max_bytes: Change<u64>,
+        max_messages: Change<u64>,
+        when_full: Option<WhenFullArg>,
+        retain: Change<Retain>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let changes = Changes {
+            max_bytes,
+            max_messages,
+            when_full,
+            retain,
+        };
+        let config = self.call(py, |topic| changes.set(topic.configure()).apply())?;
+        report::topic_config(py, &config)
+    }
+
     /// Takes away all messages that the topic has now, for every group: those still to come and
     /// those that consumers hold, whose leases end with LeaseLost. Dead letters stay, and so does
     /// what is sent after the call. On disk when it returns. Returns how many of them some group had
@@ -464,7 +513,11 @@ impl Topic {
         let again = py.import("keepq._handles")?.getattr("topic")?;
         let options = Given::new(py)
             .note("flush", self.flush.map(FlushMode))?
-            .note("codec", self.codec)?;
+            .note("codec", self.codec)?
+            .note("max_bytes", self.limits.max_bytes)?
+            .note("max_messages", self.limits.max_messages)?
+            .note("when_full", self.limits.when_full)?
+            .note("retain", self.limits.retain)?;
         let store = self.store.clone_ref(py);
         (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
     }

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from .. import _keepq
 from .._keepq import Browsed
-from .._types import Duration, RecoveryReport, StoreStats, VerifyReport
+from .._types import Duration, RecoveryReport, StoreConfig, StoreStats, VerifyReport
 from ._group import Group
 from ._hands import Hands, like
 from ._topic import Producer, Topic
@@ -53,6 +53,15 @@ class Store:
     async def flush(self, timeout: Duration | None = None) -> None:
         """Waits until everything sent before is on disk; raises Timeout."""
         await self._hands.wait(lambda: self._native.flush(timeout))
+
+    async def config(self) -> StoreConfig:
+        """The store's own options, as they are stored."""
+        return await self._hands.wait(self._native.config)
+
+    @like(_keepq.Store.configure)
+    async def configure(self, **options: Any) -> StoreConfig:
+        """Changes the store's own options for everybody; as keepq.Store.configure."""
+        return await self._hands.wait(lambda: self._native.configure(**options))
 
     async def stats(self) -> StoreStats:
         """Counters of the store, its topics and groups."""
