@@ -116,6 +116,9 @@ class TopicStats:
     next_seq: int
     """Sequence the next message gets."""
     groups: int
+    kept: tuple[int, int] | None
+    """Messages that it keeps and bytes of their bodies, as last counted; None where nothing has a
+    limit or is retained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class GroupStats:
     """Leased to a consumer."""
     delayed: int
     """Waiting for their back-off to end."""
+    parked: int
+    """Waiting behind another one with the same order key."""
     lag: int
     """Sequences from the cursor to the end of the topic."""
     dead: int

@@ -531,6 +531,7 @@ async def test_a_task_has_the_same_options(kq: aio.Store) -> None:
         assert (message.body, message.order_key) == (b"2", "k")
         assert await group.poll() is None
     assert (await group.receive(timeout=20)).body == b"3"
+    await kq.ack_many([])
     config = await group.config()
     assert (config.tags, config.ordered, config.max_outstanding) == (("x",), True, 9)
 

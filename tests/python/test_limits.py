@@ -16,7 +16,8 @@ def test_a_full_topic_refuses_and_has_room_after_an_ack(kq: keepq.Store) -> None
     topic = kq.topic("t", max_messages=2)
     group = kq.group("t", "g")
     assert topic.config() == keepq.TopicConfig(None, 2, "raise", None, None)
-    topic.send_many([b"1", b"2"])
+    topic.send_many([b"1", b"22"])
+    assert [stats.kept for stats in kq.stats().topics] == [(2, 3)]
     with pytest.raises(keepq.Full, match="max_messages"):
         topic.send(b"3")
     assert len(topic) == 2

@@ -195,3 +195,35 @@ def test_workers_take_the_options_of_groups(path: Path) -> None:
         assert seen == [b"yes"]
         config = kq.group("t", "g", broadcast="w", create=False).config()
         assert (config.tags, config.ordered, config.max_outstanding) == (("x",), True, 5)
+
+
+def test_messages_behind_their_order_key_are_counted_as_parked(kq: keepq.Store) -> None:
+    topic, group = kq.topic("t"), kq.group("t", "g", ordered=True)
+    topic.send_many([keepq.Msg(b"x", order_key="k") for _ in range(3)])
+    held = group.receive_batch(10, timeout=5)
+    stats = group.stats()
+    assert (len(held), stats.in_flight) == (1, 1)
+    assert stats.parked + stats.ready == 2
+    assert group.poll() is None
+    assert group.stats().parked == 2
+
+
+def test_acks_of_many_groups_at_once(path: Path, kq: keepq.Store) -> None:
+    one, two = kq.group("t", "one"), kq.group("u", "two")
+    for name in ("t", "u"):
+        kq.topic(name).send_many([b"1", b"2"])
+    held = one.receive_batch(2, timeout=5) + two.receive_batch(2, timeout=5)
+    held[0].ack()
+    with pytest.raises(keepq.LeaseLost) as raised:
+        kq.ack_many(held)
+    assert raised.value.__notes__ == ["1 of 4 acks failed"]
+    for group in (one, two):
+        stats = group.stats()
+        assert (stats.in_flight, stats.ready) == (0, 0), "the others are done"
+    kq.ack_many([])
+    with keepq.open(path) as other:
+        kq.topic("t").send(b"3")
+        message = other.group("t", "one").receive(timeout=5)
+        with pytest.raises(keepq.InvalidArgument):
+            kq.ack_many([message])
+        other.ack_many([message])

@@ -393,22 +393,11 @@ impl Group {
     /// Acknowledges many messages at once. All are tried; if some cannot be, the first one's error
     /// is raised, with a note that says how many there were.
     fn ack_many(&self, py: Python<'_>, messages: Vec<Py<Message>>) -> PyResult<()> {
-        let total = messages.len();
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
         let group = self.kept().now().group;
         let results = py.detach(|| group.ack_many(deliveries));
-        for (message, result) in messages.iter().zip(&results) {
-            message.get().answered(result);
-        }
-        let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
-        let Some(first) = failed.first() else {
-            return Ok(());
-        };
-        let exception = error::to_python(py, first);
-        let note = format!("{} of {total} acks failed", failed.len());
-        exception.value(py).call_method1("add_note", (note,))?;
-        Err(exception)
+        acked(py, &messages, results)
     }
 
     /// Counters of the group: a keepq.GroupStats.
@@ -543,6 +532,25 @@ impl Group {
             self.full_name, &*self.topic
         )
     }
+}
+
+/// Notes what became of many acks; the first one's error, if there is one, is the exception.
+pub(crate) fn acked(
+    py: Python<'_>,
+    messages: &[Py<Message>],
+    results: Vec<Result<()>>,
+) -> PyResult<()> {
+    for (message, result) in messages.iter().zip(&results) {
+        message.get().answered(result);
+    }
+    let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    let Some(first) = failed.first() else {
+        return Ok(());
+    };
+    let exception = error::to_python(py, first);
+    let note = format!("{} of {} acks failed", failed.len(), messages.len());
+    exception.value(py).call_method1("add_note", (note,))?;
+    Err(exception)
 }
 
 impl Drop for Group {

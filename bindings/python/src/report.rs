@@ -38,6 +38,7 @@ pub(crate) fn topic<'py>(py: Python<'py>, s: &TopicStats) -> Object<'py> {
         first_seq: s.first_seq,
         next_seq: s.next_seq,
         groups: s.groups,
+        kept: s.kept,
     })
 }
 
@@ -48,6 +49,7 @@ pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
         ready: s.ready,
         in_flight: s.in_flight,
         delayed: s.delayed,
+        parked: s.parked,
         lag: s.lag,
         dead: s.dead,
         cursor: s.cursor,

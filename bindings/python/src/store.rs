@@ -4,15 +4,16 @@ use crate::args::{FlushMode, Given, Seconds, Timeout, WhenFullArg};
 use crate::browse::Browsed;
 use crate::codec::Codec;
 use crate::error::{OrRaise, new};
-use crate::group::{BackoffArg, BroadcastArg, Group, GroupArgs, StartArg};
+use crate::group::{BackoffArg, BroadcastArg, Group, GroupArgs, StartArg, acked};
 use crate::keep_alive::Leases;
 use crate::kept::Kept;
 use crate::limits::{Change, LimitArgs, Retain};
+use crate::message::Message;
 use crate::producer::Producer;
 use crate::sends::{self, Sends};
 use crate::topic::{Topic, TopicArgs};
 use crate::{report, wait};
-use engine::{Code, MessageId, Receipt, Result, StoreOptions};
+use engine::{Code, Delivery, MessageId, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -302,7 +303,7 @@ impl Store {
     /// changes them): max_bytes (of bodies) and max_messages, the most that the topic keeps, which
     /// is what some group has not settled or what is retained, and everything without groups.
     /// when_full: a send that a limit has no room for raises Full ("raise", the default) or waits
-    /// within its timeout, then raises Timeout ("block"). retain: what is kept although every group
+    /// within its timeout, which Ctrl-C does not end, then raises Timeout ("block"). retain: what is kept although every group
     /// has settled it: a timedelta = so long after it was sent, an int = so many bytes of the last
     /// messages, a tuple of both = what either asks for. Nothing that is kept is dropped for a
     /// limit.
@@ -474,6 +475,15 @@ impl Store {
     /// LeaseLost when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
         self.settle(py, &receipt, |store, receipt| store.ack(receipt))
+    }
+
+    /// Acknowledges many messages at once, of any groups of this store, as Group.ack_many.
+    fn ack_many(&self, py: Python<'_>, messages: Vec<Py<Message>>) -> PyResult<()> {
+        let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
+        // The messages are those of the process that received them, and so is what acks them.
+        let store = self.kept().now().store;
+        let results = py.detach(|| store.ack_many(deliveries));
+        acked(py, &messages, results)
     }
 
     /// Gives a message back by its receipt: None = after the group's back-off, 0 = at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 from .. import _keepq
 from .._keepq import Browsed
 from .._types import Duration, RecoveryReport, StoreConfig, StoreStats, VerifyReport
-from ._group import Group
+from ._group import Group, Message
 from ._hands import Hands, like
 from ._topic import Producer, Topic
 
@@ -78,6 +78,11 @@ class Store:
     async def ack(self, receipt: str) -> None:
         """Acknowledges a message by its receipt."""
         await self._hands.wait(lambda: self._native.ack(receipt))
+
+    async def ack_many(self, messages: Iterable[Message]) -> None:
+        """Acknowledges many messages at once, of any groups; as keepq.Store.ack_many."""
+        natives = [message._native for message in messages]
+        await self._hands.wait(lambda: self._native.ack_many(natives))
 
     async def nack(self, receipt: str, delay: Duration | None = None) -> None:
         """Gives a message back by its receipt: None = after the group's back-off, 0 = at once."""
