@@ -73,7 +73,9 @@ if TYPE_CHECKING:
     from ._types import Msg as Msg
     from ._types import RecoveryReport as RecoveryReport
     from ._types import SendStatus as SendStatus
+    from ._types import StoreConfig as StoreConfig
     from ._types import StoreStats as StoreStats
+    from ._types import TopicConfig as TopicConfig
     from ._types import TopicStats as TopicStats
     from ._types import VerifyReport as VerifyReport
     from ._worker import Worker as Worker
@@ -92,7 +94,9 @@ _LATER = {
     "SUCCESS": "_runner",
     "SendStatus": "_types",
     "ShutDown": "_queue",
+    "StoreConfig": "_types",
     "StoreStats": "_types",
+    "TopicConfig": "_types",
     "TopicStats": "_types",
     "VerifyReport": "_types",
     "Worker": "_worker",
@@ -145,9 +149,11 @@ __all__ = [
     "ShutDown",
     "StorageError",
     "Store",
+    "StoreConfig",
     "StoreStats",
     "Timeout",
     "Topic",
+    "TopicConfig",
     "TopicStats",
     "TransactionError",
     "VerifyReport",

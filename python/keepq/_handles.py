@@ -21,12 +21,17 @@ def store(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Store:
 
 def topic(store: Store, name: str, options: Mapping[str, Any]) -> Topic:
     """A topic of it."""
-    return store.topic(name, **options)
+    mine = {key: options[key] for key in ("flush", "codec") if key in options}
+    try:
+        return store.topic(name, create=False, **mine)
+    except NotFound:
+        return store.topic(name, **options)
 
 
 def group(store: Store, topic: str, name: str, options: Mapping[str, Any]) -> Group:
     """A group of it."""
     try:
-        return store.group(topic, name, create=False, codec=options.get("codec"))
+        mine = {key: options[key] for key in ("codec", "broadcast") if key in options}
+        return store.group(topic, name, create=False, **mine)
     except NotFound:
         return store.group(topic, name, **options)

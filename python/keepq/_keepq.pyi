@@ -19,8 +19,11 @@ from ._types import (
     GroupConfig,
     GroupStats,
     RecoveryReport,
+    Retain,
     SendStatus,
+    StoreConfig,
     StoreStats,
+    TopicConfig,
     VerifyReport,
     WhenFull,
 )
@@ -67,6 +70,8 @@ def open(
     slots: int | None = None,
     allow_unsafe_filesystem: bool = False,
     codec: CodecName | None = None,
+    max_bytes: int | None = None,
+    when_full: WhenFull | None = None,
 ) -> Store: ...
 def cli_main(argv: Sequence[str]) -> int: ...
 def codes() -> dict[int, tuple[str, bool]]: ...
@@ -84,10 +89,10 @@ class Store:
         flush: Flush | None = None,
         codec: CodecName | None = None,
         create: bool = True,
-        retain: None = None,
-        max_bytes: None = None,
-        max_messages: None = None,
-        when_full: None = None,
+        retain: Retain | None = None,
+        max_bytes: int | None = None,
+        max_messages: int | None = None,
+        when_full: WhenFull | None = None,
     ) -> Topic: ...
     def group(
         self,
@@ -101,17 +106,22 @@ class Store:
         start: Literal["earliest", "latest"] | int | datetime | None = None,
         codec: CodecName | None = None,
         create: bool = True,
-        tags: None = None,
-        ordered: None = None,
-        broadcast: None = None,
-        max_outstanding: None = None,
+        tags: Sequence[str] | None = None,
+        ordered: bool | None = None,
+        broadcast: str | Literal[False] | None = None,
+        max_outstanding: int | None = None,
     ) -> Group: ...
     def producer(self, name: str) -> Producer: ...
     def flush(self, timeout: Duration | None = None) -> None: ...
+    def config(self) -> StoreConfig: ...
+    def configure(
+        self, *, max_bytes: int | None = ..., when_full: WhenFull | None = None
+    ) -> StoreConfig: ...
     def stats(self) -> StoreStats: ...
     def verify(self) -> VerifyReport: ...
     def find(self, id: str) -> Browsed | None: ...
     def ack(self, receipt: str) -> None: ...
+    def ack_many(self, messages: Sequence[Message]) -> None: ...
     def nack(self, receipt: str, delay: Duration | None = None) -> None: ...
     def reject(self, receipt: str, reason: str) -> None: ...
     def extend(self, receipt: str, lease: Duration) -> None: ...
@@ -136,7 +146,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -152,7 +162,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -171,7 +181,7 @@ class Topic:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
-        order_key: None = None,
+        order_key: str | None = None,
         delay: None = None,
         at: None = None,
         ttl: None = None,
@@ -196,6 +206,17 @@ class Topic:
         limit: int | None = None,
         key: None = None,
     ) -> Browse[Browsed]: ...
+    def config(self) -> TopicConfig: ...
+    def configure(
+        self,
+        *,
+        max_bytes: int | None = ...,
+        max_messages: int | None = ...,
+        when_full: WhenFull | None = None,
+        retain: Retain | None = ...,
+    ) -> TopicConfig: ...
+    def purge(self) -> int: ...
+    def delete(self) -> None: ...
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
 
@@ -214,6 +235,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
     ) -> SendResult: ...
@@ -226,6 +248,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
         when_full: WhenFull | None = ...,
@@ -241,6 +264,7 @@ class Producer:
         key: str | None = None,
         tag: str | None = None,
         headers: Mapping[str, BytesLike] | None = None,
+        order_key: str | None = None,
         flush: Flush | None = None,
         timeout: Duration | None = ...,
         when_full: WhenFull | None = ...,
@@ -309,7 +333,10 @@ class Group:
         max_attempts: int | None = None,
         ack_flush: Flush | None = None,
         backoff: Backoff | None = None,
+        tags: Sequence[str] | None = None,
+        max_outstanding: int | None = None,
     ) -> GroupConfig: ...
+    def delete(self) -> None: ...
     def stats(self) -> GroupStats: ...
     def qsize(self) -> int: ...
     def close(self) -> None: ...
@@ -339,6 +366,8 @@ class Message:
     def key(self) -> str | None: ...
     @property
     def tag(self) -> str | None: ...
+    @property
+    def order_key(self) -> str | None: ...
     @property
     def headers(self) -> dict[str, bytes]: ...
     @property
@@ -390,6 +419,8 @@ class Browsed:
     def key(self) -> str | None: ...
     @property
     def tag(self) -> str | None: ...
+    @property
+    def order_key(self) -> str | None: ...
     @property
     def headers(self) -> dict[str, bytes]: ...
     @property

@@ -18,6 +18,8 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
 WhenFull: TypeAlias = Literal["block", "raise"]
+# An age, bytes, or both.
+Retain: TypeAlias = timedelta | int | tuple[timedelta, int]
 
 
 class SendStatus(enum.Enum):
@@ -70,6 +72,38 @@ class GroupConfig:
     backoff: Backoff
     ack_flush: Flush
     """Whether acks are on disk when they return."""
+    max_outstanding: int
+    """The most messages in flight."""
+    tags: tuple[str, ...]
+    """The tags of the messages it gets, sorted; empty = every message."""
+    ordered: bool
+    """Whether one message of each order key is in flight at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfig:
+    """The options of a topic, as they are stored."""
+
+    max_bytes: int | None
+    """The most bytes of bodies that it keeps."""
+    max_messages: int | None
+    """The most messages that it keeps."""
+    when_full: WhenFull
+    """What a send does that a limit has no room for."""
+    retain_age: float | None
+    """Seconds that messages are kept although every group has settled them."""
+    retain_bytes: int | None
+    """Bytes of the last messages that are kept although every group has settled them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """The store's own options, as they are stored."""
+
+    max_bytes: int | None
+    """The most bytes of bodies that all topics keep together."""
+    when_full: WhenFull
+    """What a send does that the limit has no room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +116,9 @@ class TopicStats:
     next_seq: int
     """Sequence the next message gets."""
     groups: int
+    kept: tuple[int, int] | None
+    """Messages that it keeps and bytes of their bodies, as last counted; None where nothing has a
+    limit or is retained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +133,8 @@ class GroupStats:
     """Leased to a consumer."""
     delayed: int
     """Waiting for their back-off to end."""
+    parked: int
+    """Waiting behind another one with the same order key."""
     lag: int
     """Sequences from the cursor to the end of the topic."""
     dead: int

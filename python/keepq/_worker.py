@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -124,6 +124,10 @@ class Worker:
         ack_flush: Flush | None = None,
         backoff: Backoff | None = None,
         start: Literal["earliest", "latest"] | int | None = None,
+        tags: Sequence[str] | None = None,
+        ordered: bool | None = None,
+        broadcast: str | None = None,
+        max_outstanding: int | None = None,
     ) -> Callable[[F], F]:
         """Registers the function below for the messages of a group; returns it as it was.
 
@@ -141,6 +145,10 @@ class Worker:
             "ack_flush": ack_flush,
             "backoff": backoff,
             "start": start,
+            "tags": tags,
+            "ordered": ordered,
+            "broadcast": broadcast,
+            "max_outstanding": max_outstanding,
             "codec": codec,
         }
         options = {name: value for name, value in given.items() if value is not None}

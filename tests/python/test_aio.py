@@ -517,3 +517,47 @@ def test_everything_public_is_documented() -> None:
         for member, value in vars(thing).items() if inspect.isclass(thing) else ():
             if not member.startswith("_") and (callable(value) or inspect.isdatadescriptor(value)):
                 assert value.__doc__, f"{name}.{member}"
+
+
+async def test_a_task_has_the_same_options(kq: aio.Store) -> None:
+    group = kq.group("t", "g", tags=["x"], ordered=True, broadcast="me", max_outstanding=9)
+    topic = await kq.topic("t")
+    await group
+    assert group.name == "g%me"
+    await topic.send(b"1", tag="y")
+    await topic.send(b"2", tag="x", order_key="k")
+    await topic.send(b"3", tag="x", order_key="k")
+    async with await group.receive(timeout=20) as message:
+        assert (message.body, message.order_key) == (b"2", "k")
+        assert await group.poll() is None
+    assert (await group.receive(timeout=20)).body == b"3"
+    await kq.ack_many([])
+    config = await group.config()
+    assert (config.tags, config.ordered, config.max_outstanding) == (("x",), True, 9)
+
+
+async def test_a_task_purges_and_deletes(kq: aio.Store) -> None:
+    topic, group = kq.topic("t"), kq.group("t", "g")
+    await group
+    await topic.send(b"1")
+    await topic.send(b"2")
+    assert await topic.purge() == 2
+    assert await group.poll() is None
+    await group.delete()
+    with pytest.raises(keepq.NotFound):
+        await group.poll()
+    await topic.delete()
+    with pytest.raises(keepq.NotFound):
+        await topic.send(b"3")
+
+
+async def test_a_task_asks_for_limits_and_changes_them(kq: aio.Store) -> None:
+    topic = kq.topic("t", max_messages=1)
+    await topic.send(b"1")
+    with pytest.raises(keepq.Full):
+        await topic.send(b"2")
+    assert (await topic.config()).max_messages == 1
+    assert (await topic.configure(max_messages=2, retain=5)).retain_bytes == 5
+    await topic.send(b"2")
+    assert (await kq.configure(max_bytes=1000)).max_bytes == 1000
+    assert await kq.config() == keepq.StoreConfig(1000, "raise")

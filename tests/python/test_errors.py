@@ -143,7 +143,6 @@ def test_a_different_group_option_is_a_mismatch_naming_both(kq: keepq.Store) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        {"order_key": "k"},
         {"delay": 1},
         {"at": datetime(2030, 1, 1)},
         {"ttl": 1},
@@ -166,12 +165,6 @@ def test_send_options_of_later_versions_are_refused_by_name(
 
 
 def test_other_options_of_later_versions_are_refused_by_name(kq: keepq.Store) -> None:
-    for name in ("retain", "max_bytes", "max_messages", "when_full"):
-        with pytest.raises(keepq.NotSupported, match=name):
-            kq.topic("t", **{name: 1})  # type: ignore[arg-type]
-    for name in ("tags", "ordered", "broadcast", "max_outstanding"):
-        with pytest.raises(keepq.NotSupported, match=name):
-            kq.group("t", "g", **{name: True})  # type: ignore[arg-type]
     with pytest.raises(keepq.NotSupported, match="backoff"):
         kq.group("t", "g", backoff="rocketmq")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

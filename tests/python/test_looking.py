@@ -134,12 +134,14 @@ def test_one_browse_is_for_one_thread_at_a_time(kq: keepq.Store) -> None:
 def test_options_of_a_group_can_be_asked_for_and_changed(kq: keepq.Store) -> None:
     group = kq.group("t", "g", lease=12, max_attempts=3, ack_flush="sync")
     config = group.config()
-    assert config == keepq.GroupConfig(12, 3, keepq.Backoff(), "sync")
+    # Half of the 65,536 slots of a store, every message, in any order.
+    rest = (32_768, (), False)
+    assert config == keepq.GroupConfig(12, 3, keepq.Backoff(), "sync", *rest)
     backoff = keepq.Backoff(first=0.5, factor=3, max=7, jitter=0)
     changed = group.configure(lease=timedelta(seconds=60), backoff=backoff)
-    assert changed == keepq.GroupConfig(60, 3, backoff, "sync")
+    assert changed == keepq.GroupConfig(60, 3, backoff, "sync", *rest)
     assert group.configure(max_attempts=5, ack_flush="async").max_attempts == 5
-    assert kq.group("t", "g").config() == keepq.GroupConfig(60, 5, backoff, "async")
+    assert kq.group("t", "g").config() == keepq.GroupConfig(60, 5, backoff, "async", *rest)
     with pytest.raises(keepq.ConfigMismatch, match="12"):
         kq.group("t", "g", lease=12)
     with pytest.raises(keepq.InvalidArgument):

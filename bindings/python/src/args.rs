@@ -128,6 +128,7 @@ pub(crate) struct Outgoing {
     pub(crate) body: Buffer,
     pub(crate) key: Option<PyBackedStr>,
     pub(crate) tag: Option<PyBackedStr>,
+    pub(crate) order_key: Option<PyBackedStr>,
     pub(crate) headers: Option<Headers>,
     pub(crate) flush: Option<Flush>,
     pub(crate) timeout: Option<Duration>,
@@ -146,6 +147,7 @@ impl Outgoing {
             body,
             key: None,
             tag: None,
+            order_key: None,
             headers,
             flush: None,
             timeout: None,
@@ -160,7 +162,7 @@ impl Outgoing {
             body: &self.body.0,
             key: self.key.as_deref(),
             tag: self.tag.as_deref(),
-            order_key: None,
+            order_key: self.order_key.as_deref(),
             headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
             flush: self.flush,
             timeout: self.timeout,
@@ -174,7 +176,7 @@ impl Outgoing {
         if !item.is_instance(msg_class(py)?)? {
             return Self::plain(codec, item, None);
         }
-        for name in ["order_key", "delay", "at", "ttl", "priority", "dedup_id"] {
+        for name in ["delay", "at", "ttl", "priority", "dedup_id"] {
             error::refuse(py, &[(name, !item.getattr(name)?.is_none())])?;
         }
         let flush: Option<FlushMode> = item.getattr("flush")?.extract()?;
@@ -183,6 +185,7 @@ impl Outgoing {
         Ok(Self {
             key: item.getattr("key")?.extract()?,
             tag: item.getattr("tag")?.extract()?,
+            order_key: item.getattr("order_key")?.extract()?,
             flush: flush.map(|f| f.0),
             timeout: timeout.map(|s| s.0),
             ..Self::plain(codec, &item.getattr("body")?, headers.as_ref())?
@@ -216,7 +219,8 @@ pub(crate) fn outgoing(
     items.try_iter()?.map(make).collect()
 }
 
-/// What a send does while too many are in flight: `"block"` or `"raise"`.
+/// What a send does while there is no room: `"block"` or `"raise"`.
+#[derive(Clone, Copy)]
 pub(crate) struct WhenFullArg(pub(crate) WhenFull);
 
 impl<'py> FromPyObject<'_, 'py> for WhenFullArg {
@@ -275,6 +279,20 @@ impl<'py> IntoPyObject<'py> for FlushMode {
 
     fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
         Ok(PyString::new(py, self.name()))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for WhenFullArg {
+    type Target = PyString;
+    type Output = Bound<'py, PyString>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        let name = match self.0 {
+            WhenFull::Refuse => "raise",
+            _ => "block",
+        };
+        Ok(PyString::new(py, name))
     }
 }
 

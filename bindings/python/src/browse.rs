@@ -87,6 +87,12 @@ impl Browsed {
         Ok(self.content(py)?.tag())
     }
 
+    /// The order key, or None.
+    #[getter]
+    fn order_key(&self, py: Python<'_>) -> PyResult<Option<&str>> {
+        Ok(self.content(py)?.order_key())
+    }
+
     /// The headers: a dict of str to bytes.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

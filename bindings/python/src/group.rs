@@ -12,7 +12,7 @@ use engine::{Backoff, Code, Delivery, Error, GroupOptions, Readiness, Result, St
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDateTime, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDateTime, PyString, PyTuple};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -107,8 +107,27 @@ fn backoff_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     CLASS.import(py, "keepq._types", "Backoff")
 }
 
+/// `broadcast=` of a group: the name of the consumer that has it for itself.
+pub(crate) struct BroadcastArg(Option<String>);
+
+impl<'py> FromPyObject<'_, 'py> for BroadcastArg {
+    type Error = PyErr;
+
+    fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(wanted) = obj.cast::<PyBool>() {
+            if wanted.is_true() {
+                let text = "broadcast= takes the name of the consumer, as in \
+                            broadcast=\"consumer-1\": under that name it gets every message for \
+                            itself and goes on where it was";
+                return Err(error::new(obj.py(), Code::InvalidArgument, text));
+            }
+            return Ok(Self(None));
+        }
+        Ok(Self(Some(obj.extract()?)))
+    }
+}
+
 /// The options of a group as they were given.
-#[derive(Clone, Copy)]
 pub(crate) struct GroupArgs {
     pub(crate) lease: Option<Seconds>,
     pub(crate) max_attempts: Option<u32>,
@@ -116,11 +135,20 @@ pub(crate) struct GroupArgs {
     pub(crate) backoff: Option<BackoffArg>,
     pub(crate) start: Option<StartArg>,
     pub(crate) create: bool,
+    pub(crate) tags: Option<Vec<String>>,
+    pub(crate) ordered: Option<bool>,
+    pub(crate) broadcast: Option<BroadcastArg>,
+    pub(crate) max_outstanding: Option<u32>,
     /// Of the handle; the group knows nothing of it.
     pub(crate) codec: Option<Codec>,
 }
 
 impl GroupArgs {
+    /// The consumer that has the group for itself, if one does.
+    fn consumer(&self) -> Option<&str> {
+        self.broadcast.as_ref().and_then(|b| b.0.as_deref())
+    }
+
     fn apply(&self, mut options: GroupOptions) -> GroupOptions {
         options = options.create(self.create);
         if let Some(Seconds(lease)) = self.lease {
@@ -137,6 +165,18 @@ impl GroupArgs {
         }
         if let Some(StartArg(start)) = self.start {
             options = options.start(start);
+        }
+        if let Some(tags) = &self.tags {
+            options = options.tags(tags.iter().cloned());
+        }
+        if let Some(ordered) = self.ordered {
+            options = options.ordered(ordered);
+        }
+        if let Some(n) = self.max_outstanding {
+            options = options.max_outstanding(n);
+        }
+        if let Some(consumer) = self.consumer() {
+            options = options.broadcast(consumer);
         }
         options
     }
@@ -168,6 +208,8 @@ pub(crate) struct Group {
     store: Py<Store>,
     topic: PyBackedStr,
     name: PyBackedStr,
+    /// The engine's name for it, which says the consumer of a broadcast group, too.
+    full_name: String,
     args: GroupArgs,
     closed: AtomicBool,
 }
@@ -183,11 +225,13 @@ impl Group {
             let options = args.apply(opened.store.group(&topic, &name));
             options.open().map(Opened::new)
         })?;
+        let full_name = opened.group.name().to_owned();
         Ok(Self {
             kept: Some(Kept::new(opened)),
             store: store.unbind(),
             topic,
             name,
+            full_name,
             args,
             closed: AtomicBool::new(false),
         })
@@ -209,7 +253,10 @@ impl Group {
     /// Opens the group for a forked child, with the options it has by now.
     fn again(&self, py: Python<'_>) -> PyResult<Opened> {
         self.store.get().call(py, |opened| {
-            let options = opened.store.group(&self.topic, &self.name).create(false);
+            let mut options = opened.store.group(&self.topic, &self.name).create(false);
+            if let Some(consumer) = self.args.consumer() {
+                options = options.broadcast(consumer);
+            }
             options.open().map(Opened::new)
         })
     }
@@ -225,7 +272,7 @@ impl Group {
 
     fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         if self.closed.load(Ordering::Acquire) {
-            let text = format!("the group {:?} was closed", &*self.name);
+            let text = format!("the group {:?} was closed", self.full_name);
             return Err(error::new(py, Code::Closed, text));
         }
         Ok(())
@@ -275,10 +322,10 @@ impl Group {
 
 #[pymethods]
 impl Group {
-    /// The group's name.
+    /// The group's name; of a broadcast group its name and its consumer's, "group%consumer".
     #[getter]
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.full_name
     }
 
     /// The name of its topic.
@@ -346,22 +393,11 @@ impl Group {
     /// Acknowledges many messages at once. All are tried; if some cannot be, the first one's error
     /// is raised, with a note that says how many there were.
     fn ack_many(&self, py: Python<'_>, messages: Vec<Py<Message>>) -> PyResult<()> {
-        let total = messages.len();
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
         let group = self.kept().now().group;
         let results = py.detach(|| group.ack_many(deliveries));
-        for (message, result) in messages.iter().zip(&results) {
-            message.get().answered(result);
-        }
-        let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
-        let Some(first) = failed.first() else {
-            return Ok(());
-        };
-        let exception = error::to_python(py, first);
-        let note = format!("{} of {total} acks failed", failed.len());
-        exception.value(py).call_method1("add_note", (note,))?;
-        Err(exception)
+        acked(py, &messages, results)
     }
 
     /// Counters of the group: a keepq.GroupStats.
@@ -389,8 +425,11 @@ impl Group {
 
     /// Changes options of the group, for all its consumers in every process, and returns them all
     /// as they are then: a keepq.GroupConfig. What is not named stays; leases and back-offs that
-    /// run keep the end they have. On disk when it returns.
-    #[pyo3(signature = (*, lease=None, max_attempts=None, ack_flush=None, backoff=None))]
+    /// run keep the end they have; tags ([] = every message) go for messages that the group has not
+    /// looked at yet. On disk when it returns.
+    #[pyo3(signature = (*, lease=None, max_attempts=None, ack_flush=None, backoff=None, tags=None,
+                        max_outstanding=None))]
+    #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn configure<'py>(
         &self,
         py: Python<'py>,
@@ -398,6 +437,8 @@ impl Group {
         max_attempts: Option<u32>,
         ack_flush: Option<FlushMode>,
         backoff: Option<BackoffArg>,
+        tags: Option<Vec<String>>,
+        max_outstanding: Option<u32>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let config = self.call(py, |group| {
             let mut change = group.configure();
@@ -413,9 +454,22 @@ impl Group {
             if let Some(BackoffArg(backoff)) = backoff {
                 change = change.backoff(backoff);
             }
+            if let Some(tags) = &tags {
+                change = change.tags(tags.iter().cloned());
+            }
+            if let Some(n) = max_outstanding {
+                change = change.max_outstanding(n);
+            }
             change.apply()
         })?;
         report::group_config(py, &config)
+    }
+
+    /// Deletes the group with its dead letters; on disk when it returns. Messages that only it was
+    /// still owed are released. Every handle of it, in any process, raises NotFound from then on,
+    /// also a receive that waits; leases end. The name is free for a new group.
+    fn delete(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, engine::Group::delete)
     }
 
     /// Closes this handle: waits in other threads and iterations end within 0.1 s. Messages already
@@ -457,6 +511,10 @@ impl Group {
             .note("ack_flush", self.args.ack_flush)?
             .note("backoff", self.args.backoff)?
             .note("start", self.args.start)?
+            .note("tags", self.args.tags.as_ref())?
+            .note("ordered", self.args.ordered)?
+            .note("broadcast", self.args.consumer())?
+            .note("max_outstanding", self.args.max_outstanding)?
             .note("codec", self.args.codec)?;
         let names = (self.topic.clone_ref(py), self.name.clone_ref(py));
         let store = self.store.clone_ref(py);
@@ -471,9 +529,28 @@ impl Group {
         };
         format!(
             "<keepq.Group {:?} of {:?}{closed}>",
-            &*self.name, &*self.topic
+            self.full_name, &*self.topic
         )
     }
+}
+
+/// Notes what became of many acks; the first one's error, if there is one, is the exception.
+pub(crate) fn acked(
+    py: Python<'_>,
+    messages: &[Py<Message>],
+    results: Vec<Result<()>>,
+) -> PyResult<()> {
+    for (message, result) in messages.iter().zip(&results) {
+        message.get().answered(result);
+    }
+    let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    let Some(first) = failed.first() else {
+        return Ok(());
+    };
+    let exception = error::to_python(py, first);
+    let note = format!("{} of {} acks failed", failed.len(), messages.len());
+    exception.value(py).call_method1("add_note", (note,))?;
+    Err(exception)
 }
 
 impl Drop for Group {

@@ -14,6 +14,7 @@ mod error;
 mod group;
 mod keep_alive;
 mod kept;
+mod limits;
 mod message;
 mod producer;
 mod report;

@@ -164,6 +164,12 @@ impl Message {
         self.delivery().tag()
     }
 
+    /// The order key, or None.
+    #[getter]
+    fn order_key(&self) -> Option<&str> {
+        self.delivery().order_key()
+    }
+
     /// The headers: a dict of str to bytes.
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

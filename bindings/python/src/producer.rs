@@ -5,7 +5,7 @@ use crate::codec::encoded;
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
 use crate::store::Store;
-use crate::topic::{Callbacks, Topic, sent_by_us};
+use crate::topic::{Callbacks, Topic, TopicArgs, sent_by_us};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -42,7 +42,11 @@ impl Producer {
         if let Some(topic) = last().as_ref().filter(|t| t.get().is_named(&name)) {
             return Ok(topic.clone_ref(py));
         }
-        let topic = Topic::open(self.store.bind(py), name, None, None, true)?;
+        let args = TopicArgs {
+            create: true,
+            ..TopicArgs::default()
+        };
+        let topic = Topic::open(self.store.bind(py), name, args)?;
         let topic = Py::new(py, topic)?;
         *last() = Some(topic.clone_ref(py));
         Ok(topic)
@@ -66,10 +70,10 @@ impl Producer {
     /// Sends one message to a topic (a name or a Topic). seq is its number from this producer, None
     /// = the next; one sent before is a success with .duplicate, one too high raises ProducerGap.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default),
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=...)"
+                          order_key=None, flush=None, timeout=...)"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send(
@@ -81,6 +85,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
@@ -91,6 +96,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),
@@ -104,12 +110,12 @@ impl Producer {
 
     /// Sends one message with its number without waiting for the disk: as Topic.send_async.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default, when_full=None, on_success=None,
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default, when_full=None, on_success=None,
                      on_exception=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=..., when_full='block', on_success=None, \
-                          on_exception=None)"
+                          order_key=None, flush=None, timeout=..., when_full='block', \
+                          on_success=None, on_exception=None)"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send_async(
@@ -121,6 +127,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
@@ -134,6 +141,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),
@@ -153,10 +161,10 @@ impl Producer {
     /// Sends one message with its number and forgets it: as Topic.send_oneway. A gap and a fenced
     /// handle are counted, too.
     #[pyo3(
-        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, flush=None,
-                     timeout=Timeout::Default, when_full=None),
+        signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
+                     flush=None, timeout=Timeout::Default, when_full=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
-                          flush=None, timeout=..., when_full='block')"
+                          order_key=None, flush=None, timeout=..., when_full='block')"
     )]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
     fn send_oneway(
@@ -168,6 +176,7 @@ impl Producer {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
+        order_key: Option<PyBackedStr>,
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
@@ -179,6 +188,7 @@ impl Producer {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(topic.flush),
             timeout: timeout.for_engine(),

@@ -1,8 +1,11 @@
 //! What the engine tells about itself, as the dataclasses of `keepq._types`.
 
-use crate::args::FlushMode;
+use crate::args::{FlushMode, WhenFullArg};
 use crate::group::BackoffArg;
-use engine::{GroupConfig, GroupStats, RecoveryReport, StoreStats, TopicStats, VerifyReport};
+use engine::{
+    GroupConfig, GroupStats, RecoveryReport, StoreConfig, StoreStats, TopicConfig, TopicStats,
+    VerifyReport,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -35,6 +38,7 @@ pub(crate) fn topic<'py>(py: Python<'py>, s: &TopicStats) -> Object<'py> {
         first_seq: s.first_seq,
         next_seq: s.next_seq,
         groups: s.groups,
+        kept: s.kept,
     })
 }
 
@@ -45,6 +49,7 @@ pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
         ready: s.ready,
         in_flight: s.in_flight,
         delayed: s.delayed,
+        parked: s.parked,
         lag: s.lag,
         dead: s.dead,
         cursor: s.cursor,
@@ -57,6 +62,26 @@ pub(crate) fn group_config<'py>(py: Python<'py>, c: &GroupConfig) -> Object<'py>
         max_attempts: c.max_attempts,
         backoff: BackoffArg(c.backoff),
         ack_flush: FlushMode(c.ack_flush),
+        max_outstanding: c.max_outstanding,
+        tags: PyTuple::new(py, &c.tags)?,
+        ordered: c.ordered,
+    })
+}
+
+pub(crate) fn topic_config<'py>(py: Python<'py>, c: &TopicConfig) -> Object<'py> {
+    dataclass!(py, "TopicConfig", {
+        max_bytes: c.max_bytes,
+        max_messages: c.max_messages,
+        when_full: WhenFullArg(c.when_full),
+        retain_age: c.retain_age.map(|age| age.as_secs_f64()),
+        retain_bytes: c.retain_bytes,
+    })
+}
+
+pub(crate) fn store_config<'py>(py: Python<'py>, c: &StoreConfig) -> Object<'py> {
+    dataclass!(py, "StoreConfig", {
+        max_bytes: c.max_bytes,
+        when_full: WhenFullArg(c.when_full),
     })
 }
 

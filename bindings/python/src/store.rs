@@ -1,17 +1,19 @@
 //! Opening and using a store.
 
-use crate::args::{FlushMode, Given, Seconds, Timeout};
+use crate::args::{FlushMode, Given, Seconds, Timeout, WhenFullArg};
 use crate::browse::Browsed;
 use crate::codec::Codec;
-use crate::error::{OrRaise, new, refuse};
-use crate::group::{BackoffArg, Group, GroupArgs, StartArg};
+use crate::error::{OrRaise, new};
+use crate::group::{BackoffArg, BroadcastArg, Group, GroupArgs, StartArg, acked};
 use crate::keep_alive::Leases;
 use crate::kept::Kept;
+use crate::limits::{Change, LimitArgs, Retain};
+use crate::message::Message;
 use crate::producer::Producer;
 use crate::sends::{self, Sends};
-use crate::topic::Topic;
+use crate::topic::{Topic, TopicArgs};
 use crate::{report, wait};
-use engine::{Code, MessageId, Receipt, Result, StoreOptions};
+use engine::{Code, Delivery, MessageId, Receipt, Result, StoreOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -96,7 +98,9 @@ pub(crate) struct Store {
 /// Fixed when the store is made, ConfigMismatch when another value is given later: mode, permission
 /// bits of its files (0o660 with a set-group-id directory shares it within a group); runtime_dir,
 /// an absolute path for its shared memory; segment_size and ring_size in bytes; slots, the most
-/// messages outstanding. allow_unsafe_filesystem=True opens on network, FUSE and memory file
+/// messages outstanding. max_bytes is the most bytes of bodies that all topics keep together, and
+/// when_full what a send does that it has no room for, as of Store.topic; Store.configure changes
+/// these two. allow_unsafe_filesystem=True opens on network, FUSE and memory file
 /// systems, without the guarantees those cannot give.
 ///
 /// Raises NotFound, AlreadyExists, IncompatibleError, ConfigMismatch, Busy, CorruptError,
@@ -107,12 +111,13 @@ pub(crate) struct Store {
                  runtime_dir=None, send_timeout=Timeout::Default, send_retries=None,
                  max_in_flight=None, max_in_flight_bytes=None, flush_interval=None,
                  segment_size=None, ring_size=None, slots=None, allow_unsafe_filesystem=false,
-                 codec=None),
+                 codec=None, max_bytes=None, when_full=None),
     text_signature = "(path, *, create=True, exist_ok=True, flush='sync', mode=0o600, \
                       read_only=False, runtime_dir=None, send_timeout=3, send_retries=2, \
                       max_in_flight=1024, max_in_flight_bytes=67108864, flush_interval=0.01, \
                       segment_size=None, ring_size=None, slots=None, \
-                      allow_unsafe_filesystem=False, codec=None)"
+                      allow_unsafe_filesystem=False, codec=None, max_bytes=None, \
+                      when_full=None)"
 )]
 #[allow(clippy::too_many_arguments)] // They are named ones in Python.
 pub(crate) fn open(
@@ -134,6 +139,8 @@ pub(crate) fn open(
     slots: Option<u32>,
     allow_unsafe_filesystem: bool,
     codec: Option<Codec>,
+    max_bytes: Option<u64>,
+    when_full: Option<WhenFullArg>,
 ) -> PyResult<Store> {
     let time = match send_timeout {
         Timeout::Default => None,
@@ -173,7 +180,14 @@ pub(crate) fn open(
         send_timeout: send_timeout.for_engine().unwrap_or(SEND_TIMEOUT),
         max_in_flight: max_in_flight.unwrap_or(MAX_IN_FLIGHT),
     };
-    let options = how.options.clone().create(create).exist_ok(exist_ok);
+    let mut options = how.options.clone().create(create).exist_ok(exist_ok);
+    // These are for this once: Store.configure may change them before it is opened again.
+    if let Some(most) = max_bytes {
+        options = options.max_bytes(most);
+    }
+    if let Some(WhenFullArg(when_full)) = when_full {
+        options = options.when_full(when_full);
+    }
     let opened = py.detach(|| how.open(&path, options)).or_raise(py)?;
     Ok(Store {
         path,
@@ -284,6 +298,15 @@ impl Store {
     /// A topic, made if it is new. flush is what sends of this handle do unless they say otherwise,
     /// codec what they encode values with (see keepq.open). create=False: a missing one is
     /// NotFound. Raises InvalidName.
+    ///
+    /// Stored when the topic is made, ConfigMismatch when another value is given later (configure
+    /// changes them): max_bytes (of bodies) and max_messages, the most that the topic keeps, which
+    /// is what some group has not settled or what is retained, and everything without groups.
+    /// when_full: a send that a limit has no room for raises Full ("raise", the default) or waits
+    /// within its timeout, which Ctrl-C does not end, then raises Timeout ("block"). retain: what is kept although every group
+    /// has settled it: a timedelta = so long after it was sent, an int = so many bytes of the last
+    /// messages, a tuple of both = what either asks for. Nothing that is kept is dropped for a
+    /// limit.
     #[pyo3(signature = (name, *, flush=None, codec=None, create=true, retain=None,
                         max_bytes=None, max_messages=None, when_full=None))]
     #[allow(clippy::too_many_arguments)] // They are named ones in Python.
@@ -293,19 +316,24 @@ impl Store {
         flush: Option<FlushMode>,
         codec: Option<Codec>,
         create: bool,
-        retain: Option<&Bound<'_, PyAny>>,
-        max_bytes: Option<&Bound<'_, PyAny>>,
-        max_messages: Option<&Bound<'_, PyAny>>,
-        when_full: Option<&Bound<'_, PyAny>>,
+        retain: Option<Retain>,
+        max_bytes: Option<u64>,
+        max_messages: Option<u64>,
+        when_full: Option<WhenFullArg>,
     ) -> PyResult<Topic> {
-        let options = [
-            ("retain", retain.is_some()),
-            ("max_bytes", max_bytes.is_some()),
-            ("max_messages", max_messages.is_some()),
-            ("when_full", when_full.is_some()),
-        ];
-        refuse(slf.py(), &options)?;
-        Topic::open(&slf, name, flush, codec, create)
+        let limits = LimitArgs {
+            max_bytes,
+            max_messages,
+            when_full,
+            retain,
+        };
+        let args = TopicArgs {
+            flush,
+            codec,
+            create,
+            limits,
+        };
+        Topic::open(&slf, name, args)
     }
 
     /// A consumer group of a topic; both are made if need be.
@@ -315,6 +343,14 @@ impl Store {
     /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest",
     /// a sequence, or an aware datetime (the first message sent then or later). Options are stored
     /// when the group is made; a different explicit value later raises ConfigMismatch.
+    ///
+    /// tags: it gets the messages with one of these tags only, the others count as settled (at most
+    /// 16; none = every message). ordered=True: one message of each order_key is in flight at a
+    /// time, in the order in which they were sent; fixed when the group is made. broadcast="name":
+    /// opens the group as this consumer, which gets every message for itself and has a position,
+    /// options and dead letters of its own. max_outstanding: the most messages in flight, those
+    /// that wait for a retry or behind their order key included.
+    ///
     /// create=False: what is missing is NotFound. codec decodes Message.value where the message
     /// does not say what it is (see keepq.open); it belongs to this handle.
     #[pyo3(signature = (topic, name, *, lease=None, max_attempts=None, ack_flush=None,
@@ -332,18 +368,11 @@ impl Store {
         start: Option<StartArg>,
         codec: Option<Codec>,
         create: bool,
-        tags: Option<&Bound<'_, PyAny>>,
-        ordered: Option<&Bound<'_, PyAny>>,
-        broadcast: Option<&Bound<'_, PyAny>>,
-        max_outstanding: Option<&Bound<'_, PyAny>>,
+        tags: Option<Vec<String>>,
+        ordered: Option<bool>,
+        broadcast: Option<BroadcastArg>,
+        max_outstanding: Option<u32>,
     ) -> PyResult<Group> {
-        let options = [
-            ("tags", tags.is_some()),
-            ("ordered", ordered.is_some()),
-            ("broadcast", broadcast.is_some()),
-            ("max_outstanding", max_outstanding.is_some()),
-        ];
-        refuse(slf.py(), &options)?;
         let args = GroupArgs {
             lease,
             max_attempts,
@@ -351,6 +380,10 @@ impl Store {
             backoff,
             start,
             create,
+            tags,
+            ordered,
+            broadcast,
+            max_outstanding,
             codec,
         };
         Group::open(slf, topic, name, args)
@@ -387,6 +420,37 @@ impl Store {
             .ok_or_else(late)
     }
 
+    /// The store's own options as they are stored: a keepq.StoreConfig.
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, |opened| opened.store.config())?;
+        report::store_config(py, &config)
+    }
+
+    /// Changes the store's own options, for every process, and returns them as they are then: a
+    /// keepq.StoreConfig. max_bytes=None: no limit; what is left out stays. On disk when it returns.
+    #[pyo3(
+        signature = (*, max_bytes=Change::Left, when_full=None),
+        text_signature = "($self, *, max_bytes=..., when_full=None)"
+    )]
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        max_bytes: Change<u64>,
+        when_full: Option<WhenFullArg>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, |opened| {
+            let mut change = opened.store.configure();
+            if let Change::To(most) = max_bytes {
+                change = change.max_bytes(most);
+            }
+            if let Some(WhenFullArg(when_full)) = when_full {
+                change = change.when_full(when_full);
+            }
+            change.apply()
+        })?;
+        report::store_config(py, &config)
+    }
+
     /// Counters of the store, its topics and groups: a keepq.StoreStats.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let stats = self.call(py, |opened| opened.store.stats())?;
@@ -411,6 +475,15 @@ impl Store {
     /// LeaseLost when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
         self.settle(py, &receipt, |store, receipt| store.ack(receipt))
+    }
+
+    /// Acknowledges many messages at once, of any groups of this store, as Group.ack_many.
+    fn ack_many(&self, py: Python<'_>, messages: Vec<Py<Message>>) -> PyResult<()> {
+        let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
+        // The messages are those of the process that received them, and so is what acks them.
+        let store = self.kept().now().store;
+        let results = py.detach(|| store.ack_many(deliveries));
+        acked(py, &messages, results)
     }
 
     /// Gives a message back by its receipt: None = after the group's back-off, 0 = at once.

@@ -6,6 +6,8 @@ use crate::codec::{Codec, encoded};
 use crate::error::{self, OrRaise, refuse};
 use crate::group::StartArg;
 use crate::kept::Kept;
+use crate::limits::{Change, Changes, LimitArgs, Retain};
+use crate::report;
 use crate::send::{SendMany, SendResult};
 use crate::sends::{self, Sends, Waiting};
 use crate::store::{self, SEND_TIMEOUT, Store};
@@ -47,11 +49,21 @@ pub(crate) struct Topic {
     /// What sends of this handle do unless they say otherwise.
     pub(crate) flush: Option<Flush>,
     pub(crate) codec: Option<Codec>,
+    limits: LimitArgs,
+}
+
+/// The options of a topic as they were given.
+#[derive(Default)]
+pub(crate) struct TopicArgs {
+    pub(crate) flush: Option<FlushMode>,
+    pub(crate) codec: Option<Codec>,
+    pub(crate) create: bool,
+    pub(crate) limits: LimitArgs,
 }
 
 /// Refuses options of later versions: none is ignored silently.
-fn refuse_later(py: Python<'_>, given: [Later<'_, '_>; 6]) -> PyResult<()> {
-    const NAMES: [&str; 6] = ["order_key", "delay", "at", "ttl", "priority", "dedup_id"];
+fn refuse_later(py: Python<'_>, given: [Later<'_, '_>; 5]) -> PyResult<()> {
+    const NAMES: [&str; 5] = ["delay", "at", "ttl", "priority", "dedup_id"];
     match given.iter().position(Option::is_some) {
         None => Ok(()),
         Some(at) => refuse(py, &[(NAMES[at], true)]),
@@ -62,24 +74,29 @@ impl Topic {
     pub(crate) fn open(
         store: &Bound<'_, Store>,
         name: PyBackedStr,
-        flush: Option<FlushMode>,
-        codec: Option<Codec>,
-        create: bool,
+        args: TopicArgs,
     ) -> PyResult<Self> {
         let opened = store.get().call(store.py(), |opened| {
-            let topic = if create {
-                opened.store.topic(&name)
+            let mut topic = if args.create {
+                None
             } else {
-                opened.store.existing_topic(&name)
+                Some(opened.store.existing_topic(&name)?)
             };
-            Ok(Opened::new(topic?, opened))
+            // Options are compared with those of a topic that is there, too.
+            if args.create || args.limits.any() {
+                let options = args.limits.apply(opened.store.topic_with(&name));
+                topic = Some(options.open()?);
+            }
+            let topic = topic.map_or_else(|| opened.store.existing_topic(&name), Ok)?;
+            Ok(Opened::new(topic, opened))
         })?;
         Ok(Self {
             kept: Kept::new(opened),
             store: store.clone().unbind(),
             name,
-            flush: flush.map(|f| f.0),
-            codec: codec.or(store.get().codec),
+            flush: args.flush.map(|f| f.0),
+            codec: args.codec.or(store.get().codec),
+            limits: args.limits,
         })
     }
 
@@ -210,7 +227,8 @@ impl Topic {
     /// Sends one message and returns a SendResult; without an exception it is as durable as asked.
     ///
     /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of
-    /// at most 255 bytes of UTF-8; headers maps str to bytes-like, at most 48 KiB in all.
+    /// at most 255 bytes of UTF-8; order_key (as long) orders messages in groups with ordered=True,
+    /// which have one of each in flight at a time; headers maps str to bytes-like, at most 48 KiB in all.
     /// flush="sync": on disk when send returns; "async": in shared memory. timeout in seconds over
     /// all attempts, None = for ever; left out: as the store was opened with.
     ///
@@ -232,7 +250,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -241,12 +259,13 @@ impl Topic {
         flush: Option<FlushMode>,
         timeout: Timeout,
     ) -> PyResult<SendResult> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
@@ -288,7 +307,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -300,12 +319,13 @@ impl Topic {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
@@ -337,7 +357,7 @@ impl Topic {
         key: Option<PyBackedStr>,
         tag: Option<PyBackedStr>,
         headers: Option<&Bound<'_, PyAny>>,
-        order_key: Later<'_, '_>,
+        order_key: Option<PyBackedStr>,
         delay: Later<'_, '_>,
         at: Later<'_, '_>,
         ttl: Later<'_, '_>,
@@ -347,12 +367,13 @@ impl Topic {
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
     ) -> PyResult<()> {
-        refuse_later(py, [order_key, delay, at, ttl, priority, dedup_id])?;
+        refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
             body,
             key,
             tag,
+            order_key,
             headers,
             flush: flush.map(|f| f.0).or(self.flush),
             timeout: timeout.for_engine(),
@@ -429,6 +450,53 @@ impl Topic {
         Ok(Browse::of_topic(walk, slf.clone().unbind(), limit))
     }
 
+    /// The topic's options as they are stored: a keepq.TopicConfig.
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let config = self.call(py, engine::Topic::config)?;
+        report::topic_config(py, &config)
+    }
+
+    /// Changes options of the topic, for every process, and returns them all as they are then: a
+    /// keepq.TopicConfig. They are those of Store.topic; None = no limit, nothing retained; what is
+    /// left out stays. A limit below what is kept takes nothing away. On disk when it returns.
+    #[pyo3(
+        signature = (*, max_bytes=Change::Left, max_messages=Change::Left, when_full=None,
+                     retain=Change::Left),
+        text_signature = "($self, *, max_bytes=..., max_messages=..., when_full=None, retain=...)"
+    )]
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        max_bytes: Change<u64>,
+        max_messages: Change<u64>,
+        when_full: Option<WhenFullArg>,
+        retain: Change<Retain>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let changes = Changes {
+            max_bytes,
+            max_messages,
+            when_full,
+            retain,
+        };
+        let config = self.call(py, |topic| changes.set(topic.configure()).apply())?;
+        report::topic_config(py, &config)
+    }
+
+    /// Takes away all messages that the topic has now, for every group: those still to come and
+    /// those that consumers hold, whose leases end with LeaseLost. Dead letters stay, and so does
+    /// what is sent after the call. On disk when it returns. Returns how many of them some group had
+    /// not settled; in a topic without groups, how many there were.
+    fn purge(&self, py: Python<'_>) -> PyResult<u64> {
+        self.call(py, engine::Topic::purge)
+    }
+
+    /// Deletes the topic with its messages, its groups and their dead letters; on disk when it
+    /// returns. Every handle of it and of its groups, in any process, raises NotFound from then on.
+    /// The name is free for a new topic.
+    fn delete(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, engine::Topic::delete)
+    }
+
     /// How many messages of the topic are kept. Sequences that a recovery after the loss of shared
     /// memory left out count, too, until what was sent before it is gone.
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -445,7 +513,11 @@ impl Topic {
         let again = py.import("keepq._handles")?.getattr("topic")?;
         let options = Given::new(py)
             .note("flush", self.flush.map(FlushMode))?
-            .note("codec", self.codec)?;
+            .note("codec", self.codec)?
+            .note("max_bytes", self.limits.max_bytes)?
+            .note("max_messages", self.limits.max_messages)?
+            .note("when_full", self.limits.when_full)?
+            .note("retain", self.limits.retain)?;
         let store = self.store.clone_ref(py);
         (again, (store, self.name.clone_ref(py), options.done())).into_pyobject(py)
     }

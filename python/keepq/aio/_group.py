@@ -72,6 +72,11 @@ class Message:
         return self._native.tag
 
     @property
+    def order_key(self) -> str | None:
+        """The order key, or None."""
+        return self._native.order_key
+
+    @property
     def headers(self) -> dict[str, bytes]:
         """The headers."""
         return self._native.headers
@@ -172,7 +177,7 @@ class Group:
         self.topic = topic
         """The name of its topic."""
         self.name = name
-        """The group's name."""
+        """The group's name; of a broadcast group "group%consumer"."""
         self._hands = hands
 
         def open() -> tuple[_keepq.Group, bool]:
@@ -300,6 +305,11 @@ class Group:
         waiting for acks, or not, as it began to."""
         native, _ = await self._native.get()
         return await self._hands.wait(lambda: native.configure(**options))
+
+    async def delete(self) -> None:
+        """Deletes the group with its dead letters; as keepq.Group.delete. Cancelled, it goes on."""
+        native, _ = await self._native.get()
+        await self._hands.wait(native.delete)
 
     async def stats(self) -> GroupStats:
         """Counters of the group."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from .. import _keepq
 from .._keepq import Browsed
-from .._types import Duration, RecoveryReport, StoreStats, VerifyReport
-from ._group import Group
+from .._types import Duration, RecoveryReport, StoreConfig, StoreStats, VerifyReport
+from ._group import Group, Message
 from ._hands import Hands, like
 from ._topic import Producer, Topic
 
@@ -42,7 +42,9 @@ class Store:
     @like(_keepq.Store.group)
     def group(self, topic: str, name: str, **options: Any) -> Group:
         """A consumer group; takes what keepq.Store.group does. Its first use opens it."""
-        return Group(self._hands, topic, name, lambda: self._native.group(topic, name, **options))
+        consumer = options.get("broadcast")
+        shown = f"{name}%{consumer}" if consumer else name
+        return Group(self._hands, topic, shown, lambda: self._native.group(topic, name, **options))
 
     def producer(self, name: str) -> Producer:
         """A named producer. Its first use opens it and fences older handles."""
@@ -51,6 +53,15 @@ class Store:
     async def flush(self, timeout: Duration | None = None) -> None:
         """Waits until everything sent before is on disk; raises Timeout."""
         await self._hands.wait(lambda: self._native.flush(timeout))
+
+    async def config(self) -> StoreConfig:
+        """The store's own options, as they are stored."""
+        return await self._hands.wait(self._native.config)
+
+    @like(_keepq.Store.configure)
+    async def configure(self, **options: Any) -> StoreConfig:
+        """Changes the store's own options for everybody; as keepq.Store.configure."""
+        return await self._hands.wait(lambda: self._native.configure(**options))
 
     async def stats(self) -> StoreStats:
         """Counters of the store, its topics and groups."""
@@ -67,6 +78,11 @@ class Store:
     async def ack(self, receipt: str) -> None:
         """Acknowledges a message by its receipt."""
         await self._hands.wait(lambda: self._native.ack(receipt))
+
+    async def ack_many(self, messages: Iterable[Message]) -> None:
+        """Acknowledges many messages at once, of any groups; as keepq.Store.ack_many."""
+        natives = [message._native for message in messages]
+        await self._hands.wait(lambda: self._native.ack_many(natives))
 
     async def nack(self, receipt: str, delay: Duration | None = None) -> None:
         """Gives a message back by its receipt: None = after the group's back-off, 0 = at once."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from .. import _keepq
 from .._keepq import Browsed, SendMany, SendResult
+from .._types import TopicConfig
 from ._browse import Browse
 from ._hands import Hands, Once, like
 
@@ -56,6 +57,29 @@ class Topic:
             return await self._hands.wait(lambda: topic.browse(**options))
 
         return Browse(self._hands, begin)
+
+    async def config(self) -> TopicConfig:
+        """The options of the topic, as they are stored."""
+        topic = await self._native.get()
+        return await self._hands.wait(topic.config)
+
+    @like(_keepq.Topic.configure)
+    async def configure(self, **options: Any) -> TopicConfig:
+        """Changes options of the topic for everybody; as keepq.Topic.configure."""
+        topic = await self._native.get()
+        return await self._hands.wait(lambda: topic.configure(**options))
+
+    async def purge(self) -> int:
+        """Takes away all messages that the topic has now; as keepq.Topic.purge. Cancelled, it goes
+        on."""
+        topic = await self._native.get()
+        return await self._hands.wait(topic.purge)
+
+    async def delete(self) -> None:
+        """Deletes the topic with its messages and groups; as keepq.Topic.delete. Cancelled, it goes
+        on."""
+        topic = await self._native.get()
+        await self._hands.wait(topic.delete)
 
     async def count(self) -> int:
         """How many messages of the topic are kept."""
