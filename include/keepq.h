@@ -397,9 +397,9 @@ typedef struct keepq_group_opts {
     double backoff_factor;
     // The random part of a wait, up to 1; 0.1. -1 = none.
     double backoff_jitter;
-    // Receive only messages with one of these tags; every message. At most 16 of at most 255 bytes
-    // each. A message without one of them is skipped: for this group it is settled. NULL = not set;
-    // with n_tags 0 any other pointer says that every message is wanted.
+    // Receive only messages with one of these tags; every message. At most 16 of at most 255
+    // bytes each. A message without one of them is skipped: for this group it is settled. NULL =
+    // not set; with n_tags 0 any other pointer says that every message is wanted.
     const char *const *tags;
     // How many there are.
     size_t n_tags;
@@ -840,9 +840,9 @@ keepq_rc keepq_group_close(struct keepq_group *g);
 keepq_rc keepq_group_delete(struct keepq_group *g);
 
 // Changes options of the group for all its consumers in every process, durably: lease_ms,
-// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
-// and waits that run keep the end they have, and what was skipped for its tag stays skipped. opts
-// may not be NULL.
+// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is.
+// Leases and waits that run keep the end they have, and what was skipped for its tag stays
+// skipped. opts may not be NULL.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 // KEEPQ_E_INCOMPATIBLE, KEEPQ_E_LIMIT_EXCEEDED (tags), KEEPQ_E_READ_ONLY; the disk's.
@@ -906,8 +906,8 @@ keepq_rc keepq_receive_detached(struct keepq_group *g,
 // dead letters. purged, which may be NULL, gets how many messages some group had not settled; in a
 // topic without groups, how many there were.
 //
-// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
-// dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream
+// of dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
 // KEEPQ_E_READ_ONLY; the disk's.
 keepq_rc keepq_topic_purge(struct keepq *q, const char *topic, uint64_t *purged);
 
@@ -916,8 +916,8 @@ keepq_rc keepq_topic_purge(struct keepq *q, const char *topic, uint64_t *purged)
 // still to be closed; so do messages that are settled. The name is free: the next send makes a new
 // topic.
 //
-// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
-// dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream
+// of dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
 keepq_rc keepq_topic_delete(struct keepq *q, const char *topic);
 
 // ======== Settling ========

@@ -124,9 +124,9 @@ pub unsafe extern "C" fn keepq_group_delete(g: *mut keepq_group) -> keepq_rc {
 }
 
 /// Changes options of the group for all its consumers in every process, durably: lease_ms,
-/// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is. Leases
-/// and waits that run keep the end they have, and what was skipped for its tag stays skipped. opts
-/// may not be NULL.
+/// max_attempts, ack_flush, the back-off, tags and max_outstanding; what is 0 stays as it is.
+/// Leases and waits that run keep the end they have, and what was skipped for its tag stays
+/// skipped. opts may not be NULL.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_CLOSED, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 /// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_LIMIT_EXCEEDED (tags), KEEPQ_E_READ_ONLY; the disk's.

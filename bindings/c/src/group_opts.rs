@@ -52,9 +52,9 @@ pub struct keepq_group_opts {
     pub backoff_factor: f64,
     /// The random part of a wait, up to 1; 0.1. -1 = none.
     pub backoff_jitter: f64,
-    /// Receive only messages with one of these tags; every message. At most 16 of at most 255 bytes
-    /// each. A message without one of them is skipped: for this group it is settled. NULL = not set;
-    /// with n_tags 0 any other pointer says that every message is wanted.
+    /// Receive only messages with one of these tags; every message. At most 16 of at most 255
+    /// bytes each. A message without one of them is skipped: for this group it is settled. NULL =
+    /// not set; with n_tags 0 any other pointer says that every message is wanted.
     pub tags: *const *const c_char,
     /// How many there are.
     pub n_tags: usize,

@@ -24,8 +24,8 @@ unsafe fn existing(q: *const keepq, topic: *const c_char) -> Result<Topic> {
 /// dead letters. purged, which may be NULL, gets how many messages some group had not settled; in a
 /// topic without groups, how many there were.
 ///
-/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
-/// dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream
+/// of dead letters: keepq_dlq_purge does that), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND,
 /// KEEPQ_E_READ_ONLY; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_topic_purge(
@@ -49,8 +49,8 @@ pub unsafe extern "C" fn keepq_topic_purge(
 /// still to be closed; so do messages that are settled. The name is free: the next send makes a new
 /// topic.
 ///
-/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream of
-/// dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream
+/// of dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND, KEEPQ_E_READ_ONLY; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_topic_delete(q: *mut keepq, topic: *const c_char) -> keepq_rc {
     guard(|| {
