@@ -57,6 +57,14 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 }
 
 impl Timeout {
+    /// As it was given, if it was.
+    pub(crate) fn given(self) -> Option<Option<Seconds>> {
+        match self {
+            Self::Default => None,
+            Self::Given(timeout) => Some(timeout.map(Seconds)),
+        }
+    }
+
     /// For the engine, to which the longest duration is for ever.
     pub(crate) fn for_engine(self) -> Option<Duration> {
         match self {

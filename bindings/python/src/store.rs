@@ -142,10 +142,7 @@ pub(crate) fn open(
     max_bytes: Option<u64>,
     when_full: Option<WhenFullArg>,
 ) -> PyResult<Store> {
-    let time = match send_timeout {
-        Timeout::Default => None,
-        Timeout::Given(timeout) => Some(timeout.map(Seconds)),
-    };
+    let time = send_timeout.given();
     let Asked { options, given } = Asked::new(py)
         .set("flush", flush, |o, f| o.flush(f.0))?
         // The default is no wish: a store that was made with another mode opens as it is.
@@ -180,14 +177,8 @@ pub(crate) fn open(
         send_timeout: send_timeout.for_engine().unwrap_or(SEND_TIMEOUT),
         max_in_flight: max_in_flight.unwrap_or(MAX_IN_FLIGHT),
     };
-    let mut options = how.options.clone().create(create).exist_ok(exist_ok);
-    // These are for this once: Store.configure may change them before it is opened again.
-    if let Some(most) = max_bytes {
-        options = options.max_bytes(most);
-    }
-    if let Some(WhenFullArg(when_full)) = when_full {
-        options = options.when_full(when_full);
-    }
+    let options = how.options.clone().create(create).exist_ok(exist_ok);
+    let options = limited(options, max_bytes, when_full);
     let opened = py.detach(|| how.open(&path, options)).or_raise(py)?;
     Ok(Store {
         path,
@@ -197,6 +188,21 @@ pub(crate) fn open(
         kept: Some(Kept::new(opened)),
         closed: AtomicBool::new(false),
     })
+}
+
+/// With what is for this once: Store.configure may change it before the store is opened again.
+fn limited(
+    mut options: StoreOptions,
+    max_bytes: Option<u64>,
+    when_full: Option<WhenFullArg>,
+) -> StoreOptions {
+    if let Some(most) = max_bytes {
+        options = options.max_bytes(most);
+    }
+    if let Some(WhenFullArg(when_full)) = when_full {
+        options = options.when_full(when_full);
+    }
+    options
 }
 
 /// Options of `open` for the engine, and as they were given for pickling.
@@ -303,7 +309,8 @@ impl Store {
     /// changes them): max_bytes (of bodies) and max_messages, the most that the topic keeps, which
     /// is what some group has not settled or what is retained, and everything without groups.
     /// when_full: a send that a limit has no room for raises Full ("raise", the default) or waits
-    /// within its timeout, which Ctrl-C does not end, then raises Timeout ("block"). retain: what is kept although every group
+    /// within its timeout, which Ctrl-C does not end, then raises Timeout ("block").
+    /// retain: what is kept although every group
     /// has settled it: a timedelta = so long after it was sent, an int = so many bytes of the last
     /// messages, a tuple of both = what either asks for. Nothing that is kept is dropped for a
     /// limit.
@@ -427,7 +434,8 @@ impl Store {
     }
 
     /// Changes the store's own options, for every process, and returns them as they are then: a
-    /// keepq.StoreConfig. max_bytes=None: no limit; what is left out stays. On disk when it returns.
+    /// keepq.StoreConfig. max_bytes=None: no limit; what is left out stays. On disk when it
+    /// returns.
     #[pyo3(
         signature = (*, max_bytes=Change::Left, when_full=None),
         text_signature = "($self, *, max_bytes=..., when_full=None)"

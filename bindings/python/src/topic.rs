@@ -228,7 +228,8 @@ impl Topic {
     ///
     /// body is bytes-like (with a codec: what that encodes), at most 16 MiB; key and tag are str of
     /// at most 255 bytes of UTF-8; order_key (as long) orders messages in groups with ordered=True,
-    /// which have one of each in flight at a time; headers maps str to bytes-like, at most 48 KiB in all.
+    /// which have one of each in flight at a time; headers maps str to bytes-like, at most
+    /// 48 KiB in all.
     /// flush="sync": on disk when send returns; "async": in shared memory. timeout in seconds over
     /// all attempts, None = for ever; left out: as the store was opened with.
     ///
@@ -484,8 +485,8 @@ impl Topic {
 
     /// Takes away all messages that the topic has now, for every group: those still to come and
     /// those that consumers hold, whose leases end with LeaseLost. Dead letters stay, and so does
-    /// what is sent after the call. On disk when it returns. Returns how many of them some group had
-    /// not settled; in a topic without groups, how many there were.
+    /// what is sent after the call. On disk when it returns. Returns how many of them some group
+    /// had not settled; in a topic without groups, how many there were.
     fn purge(&self, py: Python<'_>) -> PyResult<u64> {
         self.call(py, engine::Topic::purge)
     }
