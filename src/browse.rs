@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
 use crate::delivery::fetch::{self, Fetched};
-use crate::delivery::registry;
+use crate::delivery::{live, registry};
 use crate::error::{Code, Error, Result};
 use crate::format::record::Kind;
 use crate::inner::{Inner, Opened};
@@ -270,8 +270,14 @@ impl Places {
         let gone = listed.is_ok_and(|found| found.first().is_none_or(|place| place.0 != seq));
         if gone {
             self.go_to(seq);
+            return Ok(true);
         }
-        Ok(gone)
+        // What all groups have settled may be half gone: what its record refers to goes first.
+        let settled = live::is_settled_by_all(ctl, self.stream, seq);
+        if settled {
+            self.go_to(seq + 1);
+        }
+        Ok(settled)
     }
 
     /// Goes to the last `n` of those that are visible: back in growing steps, as sequences have

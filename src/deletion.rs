@@ -110,8 +110,9 @@ impl Topic {
 
 impl Group {
     /// Deletes the group with its dead letters. On disk when it returns. The messages of its topic
-    /// that only this group was still owed are released; a topic without groups keeps all that it
-    /// has. The name is free: made again, it is a new group.
+    /// that only this group was still to settle are released; if it was the last one, those that
+    /// it never looked at stay, as a topic without groups keeps all that it has. The name is free:
+    /// made again, it is a new group.
     ///
     /// Every handle of the old one, in any process, gets `NotFound` from then on, also a receive
     /// that is waiting; leases end.

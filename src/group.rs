@@ -11,7 +11,7 @@ use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
 use crate::delivery::pick::{self, Labels};
-use crate::delivery::pins::{Kept, Pins};
+use crate::delivery::pins::{self, Kept, Pinned};
 use crate::delivery::places::check_group;
 use crate::delivery::{bury, fetch, registry, settle};
 use crate::error::{Code, Error, Result};
@@ -270,8 +270,8 @@ impl Group {
     pub fn stats(&self) -> Result<GroupStats> {
         let inner = &self.shared.inner;
         let _call = inner.enter()?;
-        let pins = Pins::try_new(&inner.log)?;
-        group_stats(inner, self.shared.id, pins.as_ref())
+        let pinned = pins::pinned(&inner.log, &inner.pinned)?;
+        group_stats(inner, self.shared.id, pinned.as_deref())
     }
 }
 
@@ -438,7 +438,7 @@ impl Shared {
 }
 
 /// Counters of a group by its id.
-pub(crate) fn group_stats(inner: &Inner, id: u32, pins: Option<&Pins<'_>>) -> Result<GroupStats> {
+pub(crate) fn group_stats(inner: &Inner, id: u32, pinned: Option<&Pinned>) -> Result<GroupStats> {
     let ctl = &inner.log.ctl;
     let tx = ctl.begin_to_read(ctl.patience())?;
     check_group(ctl, id)?;
@@ -459,7 +459,7 @@ pub(crate) fn group_stats(inner: &Inner, id: u32, pins: Option<&Pins<'_>>) -> Re
         cursor: word(P_CURSOR),
     };
     drop(tx);
-    let kept = pins.map_or(Ok(None), |pins| pins.of_group(id))?;
+    let kept = pinned.and_then(|pinned| pinned.of_group(id));
     stats.pin = kept.map(|kept| pin(&stats.topic, Some(&stats.name), kept));
     Ok(stats)
 }

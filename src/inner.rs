@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::commitlog::Log;
-use crate::delivery::putback;
+use crate::delivery::{pins, putback};
 use crate::error::{Code, Error, Result};
 use crate::in_flight::InFlight;
 use crate::keeper::Keeper;
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     /// Pins in use by chunked sends of this process.
     pub(crate) pins: parking_lot::Mutex<u32>,
     pub(crate) pin_freed: parking_lot::Condvar,
+    /// What is kept for whom, for statistics.
+    pub(crate) pinned: pins::Cache,
 }
 
 impl Inner {
@@ -78,6 +80,7 @@ impl Inner {
             interrupts: AtomicU64::new(0),
             pins: parking_lot::Mutex::new(0),
             pin_freed: parking_lot::Condvar::new(),
+            pinned: pins::Cache::default(),
         });
         crate::trace::opened(&inner);
         Ok(inner)

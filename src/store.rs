@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::limits::TopicSettings;
-use crate::delivery::pins::Pins;
+use crate::delivery::pins;
 use crate::delivery::topics::{self, TopicWanted};
 use crate::delivery::{kept, live, registry};
 use crate::error::{Code, Error, Result};
@@ -386,9 +386,9 @@ impl Store {
         for slot in 0..ctl.layout.geometry.members {
             stats.members += u64::from(member::in_use(ctl, slot));
         }
-        let pins = Pins::try_new(log)?;
+        let pinned = pins::pinned(log, &self.inner.pinned)?;
         for group in registry::live_groups(ctl) {
-            match group_stats(&self.inner, group, pins.as_ref()) {
+            match group_stats(&self.inner, group, pinned.as_deref()) {
                 // Deleted meanwhile.
                 Err(e) if e.code() == Code::NotFound => continue,
                 found => stats.groups.push(found?),
@@ -401,10 +401,10 @@ impl Store {
             let name = registry::topic_name(ctl, id)?;
             let of_topic = stats.groups.iter().filter(|g| g.topic == name).count() as u64;
             // Dead letters are kept for their group, which says so.
-            let own = pins
+            let own = pinned
                 .as_ref()
                 .filter(|_| !crate::format::name::is_internal(&name));
-            let own = own.map_or(Ok(None), |pins| pins.of_topic(id))?;
+            let own = own.and_then(|pinned| pinned.of_topic(id));
             let own = own.map(|kept| pin(&name, None, kept));
             let theirs = stats.groups.iter().filter(|g| g.topic == name);
             let all = theirs.filter_map(|g| g.pin.clone()).chain(own);

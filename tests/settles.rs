@@ -11,7 +11,7 @@ use std::time::Duration;
 use deaths::{Case, NOTHING, run};
 use keepq::sim::{SimOptions, SimWorld};
 use keepq::{Code, Delivery};
-use members::{Member, assert_whole, open, open_with, options};
+use members::{Member, assert_whole, open};
 
 fn mail(m: &mut Member) {
     assert_eq!(m.receive("orders", "mail", 4), 4);
@@ -117,39 +117,4 @@ fn acks_of_no_delivery_do_nothing() {
     let before = m.store.published();
     assert!(m.store.ack_many(Vec::<Delivery>::new()).is_empty());
     assert_eq!(m.store.published(), before);
-}
-
-#[test]
-fn what_a_full_disk_does_not_let_ack_is_put_back_when_it_is_dropped() {
-    // No room for the space that is kept back for acks.
-    let world = SimWorld::new(SimOptions {
-        capacity: Some(400 << 10),
-        ..SimOptions::default()
-    });
-    let m = open_with(&world, options().flush(keepq::Flush::Async));
-    let topic = m.store.topic("t").unwrap();
-    let group = m.group("t", "g");
-    let fill = || {
-        let message = topic.message(&[7; 300]);
-        message.timeout(Duration::from_millis(1)).send()
-    };
-    while fill().is_ok() {}
-    // Small acks fit for a while.
-    let refused = loop {
-        let delivery = group.receive(Duration::ZERO).unwrap();
-        let delivery = delivery.expect("acks run out of room before messages");
-        match group.ack_many([&delivery]).pop().unwrap() {
-            Ok(()) => {}
-            Err(e) => {
-                assert!(matches!(e.code(), Code::Full | Code::Timeout), "{e}");
-                break delivery;
-            }
-        }
-    };
-    let held = group.stats().unwrap();
-    assert_eq!(held.in_flight, 1);
-    drop(refused);
-    let after = group.stats().unwrap();
-    assert_eq!((after.in_flight, after.ready), (0, held.ready + 1));
-    assert_whole(&m.store, "put back");
 }

@@ -163,6 +163,9 @@ fn groups_of(ctl: &Ctl, topic: u32) -> Vec<u32> {
 struct Doomed {
     topics: Vec<u32>,
     groups: Vec<u32>,
+    /// A topic that stays without groups, and the sequence up to which they had taken its messages:
+    /// what is settled may be half gone, so it must not count as kept again.
+    left: Option<(u32, u64)>,
 }
 
 impl Doomed {
@@ -185,7 +188,10 @@ impl Doomed {
             .topics
             .iter()
             .map(|&id| (id, Config::TopicDelete { id }));
-        let parts: Vec<(u32, Config)> = group.into_iter().chain(topics).collect();
+        let left = self
+            .left
+            .map(|(id, first_seq)| (id, Config::TopicPurge { id, first_seq }));
+        let parts: Vec<(u32, Config)> = group.into_iter().chain(topics).chain(left).collect();
         if let [(id, config)] = parts.as_slice() {
             return Ok(Draft::new(Kind::Config, 0, *id, &[], &[&config.encode()]));
         }
@@ -206,6 +212,10 @@ impl Doomed {
         }
         for &group in &self.groups {
             tx.set(layout.group(group, P_STATE), state_word(group, Life::Dying));
+        }
+        if let Some((topic, first)) = self.left {
+            let at = layout.topic(topic, T_FIRST);
+            tx.set(at, tx.get(at).max(first));
         }
         is_gone(tx);
     }
@@ -233,6 +243,13 @@ pub(crate) fn delete_group(log: &Log, group: u32, deadline: u64) -> Result<u64> 
         check_group(ctl, group)?;
         let mut doomed = Doomed::default();
         doomed.add_group(ctl, group);
+        let topic = super::claim::topic_of_group(ctl, group)?;
+        let alone = groups_of(ctl, topic) == [group];
+        // Where it is counted what is kept, all that is needed of it is.
+        if alone && !kept::is_counted(ctl, topic) && !doomed.topics.contains(&topic) {
+            let cursor = ctl.load(ctl.layout.group(group, P_CURSOR));
+            doomed.left = Some((topic, cursor));
+        }
         Ok((doomed, Some(group)))
     })
 }

@@ -19,6 +19,7 @@ use crate::shm::control::{
     G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_OWNER, S_SEQ, T_FIRST, T_GROUP, T_NEXT, W_DURABLE,
     W_ROLLBACKS,
 };
+use crate::shm::id::place_of;
 use crate::shm::{Ctl, Tx};
 
 /// Which messages are live.
@@ -152,6 +153,25 @@ fn lowest_cursors(ctl: &Ctl) -> BTreeMap<u32, u64> {
         (topic, from)
     };
     lowest.into_iter().map(from).collect()
+}
+
+/// Whether a topic has groups, and every one has settled this message.
+pub(crate) fn is_settled_by_all(ctl: &Ctl, topic: u32, seq: u64) -> bool {
+    let of = |group: &u32| ctl.load(ctl.layout.group(*group, P_TOPIC)) == u64::from(topic);
+    let groups: Vec<u32> = registry::live_groups(ctl).filter(of).collect();
+    let cursor = |group: &u32| ctl.load(ctl.layout.group(*group, P_CURSOR));
+    if groups.is_empty() || groups.iter().any(|group| cursor(group) <= seq) {
+        return false;
+    }
+    let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
+    !(0..top).any(|slot| {
+        let word = |w| ctl.load(ctl.layout.slot(slot, w));
+        let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
+        let place = Owner::unpack(word(S_OWNER)).group;
+        word(S_SEQ) == seq
+            && !matches!(state, Some(State::Free | State::Removed))
+            && groups.iter().any(|&group| place_of(group) == place)
+    })
 }
 
 /// Looks for what is live in segments.

@@ -4,9 +4,10 @@
 //! For statistics: read without the lock, so what changes meanwhile may be told of or not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::slot::{Head, Owner, State};
-use super::{claim, fetch, gone, places, removed};
+use super::{claim, fetch, gone, places, registry, removed};
 use crate::commitlog::Log;
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Result};
@@ -41,7 +42,7 @@ pub(crate) struct Kept {
 }
 
 /// What is read once for all groups.
-pub(crate) struct Pins<'a> {
+struct Pins<'a> {
     log: &'a Log,
     /// Bytes on disk of each segment's files.
     sizes: BTreeMap<u64, u64>,
@@ -54,7 +55,7 @@ pub(crate) struct Pins<'a> {
 }
 
 impl<'a> Pins<'a> {
-    pub(crate) fn new(log: &'a Log) -> Result<Self> {
+    fn new(log: &'a Log) -> Result<Self> {
         let mut sizes = BTreeMap::new();
         for name in log.dir.list(crate::commitlog::LOG_DIR)? {
             let number = parse_file_name(&name).map(|n| u64::from(n.number));
@@ -102,19 +103,18 @@ impl<'a> Pins<'a> {
         Ok(())
     }
 
-    /// As [`Pins::new`]; `None` where damage, or a change that is being rolled back, stands against
-    /// it: other statistics are told all the same.
-    pub(crate) fn try_new(log: &'a Log) -> Result<Option<Self>> {
+    /// As [`Pins::new`], if nothing stands against it.
+    fn try_new(log: &'a Log) -> Result<Option<Self>> {
         lenient(Self::new(log).map(Some))
     }
 
     /// What a topic without groups keeps.
-    pub(crate) fn of_topic(&self, topic: u32) -> Result<Option<Kept>> {
+    fn of_topic(&self, topic: u32) -> Result<Option<Kept>> {
         lenient(self.kept_by_topic(topic))
     }
 
     /// What a group keeps: what it has not received or settled, and its dead letters.
-    pub(crate) fn of_group(&self, group: u32) -> Result<Option<Kept>> {
+    fn of_group(&self, group: u32) -> Result<Option<Kept>> {
         lenient(self.kept_by_group(group))
     }
 
@@ -243,9 +243,80 @@ impl<'a> Pins<'a> {
     }
 }
 
+/// What every group keeps, and every topic without groups, as it was found a moment ago.
+pub(crate) struct Pinned {
+    groups: BTreeMap<u32, Kept>,
+    topics: BTreeMap<u32, Kept>,
+    /// Until when it is told again, by the clock of [`crate::sys::Host::nanos`].
+    until: u64,
+}
+
+/// Where it is kept.
+pub(crate) type Cache = parking_lot::Mutex<Option<Arc<Pinned>>>;
+
+impl Pinned {
+    /// What a group keeps: what it has not received or settled, and its dead letters.
+    pub(crate) fn of_group(&self, group: u32) -> Option<Kept> {
+        self.groups.get(&group).copied()
+    }
+
+    /// What a topic without groups keeps.
+    pub(crate) fn of_topic(&self, topic: u32) -> Option<Kept> {
+        self.topics.get(&topic).copied()
+    }
+
+    fn read(log: &Log) -> Result<Option<Self>> {
+        let started = log.ctl.host.nanos();
+        let Some(pins) = Pins::try_new(log)? else {
+            return Ok(None);
+        };
+        let mut groups = BTreeMap::new();
+        for id in registry::live_groups(&log.ctl) {
+            if let Some(kept) = pins.of_group(id)? {
+                groups.insert(id, kept);
+            }
+        }
+        let mut topics = BTreeMap::new();
+        for id in registry::live_topics(&log.ctl) {
+            if let Some(kept) = pins.of_topic(id)? {
+                topics.insert(id, kept);
+            }
+        }
+        let ended = log.ctl.host.nanos();
+        // Whoever asks all the time spends a hundredth of it here.
+        let until = ended + 100 * ended.saturating_sub(started);
+        Ok(Some(Self {
+            groups,
+            topics,
+            until,
+        }))
+    }
+}
+
+/// What is kept for whom; `None` where damage, or a change that is being rolled back, stands
+/// against it: other statistics are told all the same. Finding it takes time in proportion to the dead
+/// letters and large messages there are, so it is found anew only when a hundred times that has
+/// passed.
+pub(crate) fn pinned(log: &Log, cache: &Cache) -> Result<Option<Arc<Pinned>>> {
+    let mut known = cache.lock();
+    let now = log.ctl.host.nanos();
+    if let Some(known) = known.as_ref().filter(|known| now < known.until) {
+        return Ok(Some(Arc::clone(known)));
+    }
+    *known = Pinned::read(log)?.map(Arc::new);
+    Ok(known.clone())
+}
+
 fn lenient<T>(result: Result<Option<T>>) -> Result<Option<T>> {
     match result {
-        Err(e) if matches!(e.code(), Code::Corrupt | Code::Busy | Code::Internal) => Ok(None),
+        Err(e)
+            if matches!(
+                e.code(),
+                Code::Corrupt | Code::Busy | Code::Internal | Code::NotFound
+            ) =>
+        {
+            Ok(None)
+        }
         other => other,
     }
 }

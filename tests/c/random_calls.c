@@ -169,7 +169,12 @@ static keepq_rc with_store(uint32_t function, keepq *q) {
     case 5: return keepq_dispatch(q, draw(50) ? 0 : any_time() == 1);
     case 6: return keepq_fd(q) < 0 ? keepq_fd(q) : KEEPQ_OK;
     case 7: return keepq_interrupt(q);
-    case 8: return keepq_producer_open(q, any_name(), NULL);
+    case 8:
+        switch (draw(3)) {
+        case 0: return keepq_topic_purge(q, any_name(), NULL);
+        case 1: return keepq_topic_delete(q, any_name());
+        default: return keepq_producer_open(q, any_name(), NULL);
+        }
     case 9:
         slot = draw(GROUPS);
         rc = keepq_group_open(q, any_name(), any_name(), NULL, &g);
@@ -231,7 +236,12 @@ static keepq_rc with_group(uint32_t function, keepq_group *g) {
     case 24:
         rc = keepq_dlq_browse(g, draw(10), found, 1 + draw(4), &n);
         return keep_messages(rc, found, n);
-    default: return draw(2) ? keepq_dlq_purge(g, NULL) : keepq_dlq_purge_one(g, draw(10));
+    default:
+        switch (draw(3)) {
+        case 0: return keepq_group_delete(g);
+        case 1: return keepq_dlq_purge(g, NULL);
+        default: return keepq_dlq_purge_one(g, draw(10));
+        }
     }
 }
 

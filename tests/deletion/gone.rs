@@ -446,3 +446,34 @@ impl Churn {
         }
     }
 }
+
+#[test]
+fn what_the_last_group_had_taken_does_not_come_back_and_the_rest_stays() {
+    let world = SimWorld::new(SimOptions::default());
+    let mut m = open(&world);
+    // Large ones, whose chunks go as soon as they are settled, whatever becomes of their record.
+    for id in 1..=9 {
+        m.send("t", id, 9_000);
+    }
+    assert_eq!(m.receive("t", "g", 6), 6);
+    m.held.drain(..5).for_each(|d| d.ack().unwrap());
+    m.store.flush(None).unwrap();
+    for _ in 0..4 {
+        m.store.look();
+    }
+    m.group("t", "g").delete().unwrap();
+    m.held.clear();
+    for id in 10..=12 {
+        m.send("t", id, 60);
+    }
+    let mut owed = agreed_after(&world, m);
+    owed.retain(|(_, group), _| group == "late");
+    let wanted: Owed = [(("t".to_owned(), "late".to_owned()), (7..=12).collect())].into();
+    assert_eq!(owed, wanted);
+}
+
+/// What a group that is made only now gets, as everybody sees it.
+fn agreed_after(world: &SimWorld, m: Member) -> Owed {
+    drop(m.group("t", "late"));
+    agreed(world, m, "the last group is deleted")
+}

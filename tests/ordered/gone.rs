@@ -137,6 +137,7 @@ fn a_deleted_group_gives_everything_back() {
     }
     let plain = m.store.group(TOPIC, GROUP).open().unwrap();
     assert_eq!(plain.config().unwrap().tags, Vec::<String>::new());
+    (801..=805).for_each(|id| send(&m, id, None));
     assert_eq!(receive(&plain, 5).len(), 5);
     m.leaves();
 }

@@ -177,9 +177,8 @@ pub(crate) fn open(
         send_timeout: send_timeout.for_engine().unwrap_or(SEND_TIMEOUT),
         max_in_flight: max_in_flight.unwrap_or(MAX_IN_FLIGHT),
     };
-    let options = how.options.clone().create(create).exist_ok(exist_ok);
-    let options = limited(options, max_bytes, when_full);
-    let opened = py.detach(|| how.open(&path, options)).or_raise(py)?;
+    let once = limited(&how, (create, exist_ok), (max_bytes, when_full));
+    let opened = py.detach(|| how.open(&path, once)).or_raise(py)?;
     Ok(Store {
         path,
         how,
@@ -192,10 +191,11 @@ pub(crate) fn open(
 
 /// With what is for this once: Store.configure may change it before the store is opened again.
 fn limited(
-    mut options: StoreOptions,
-    max_bytes: Option<u64>,
-    when_full: Option<WhenFullArg>,
+    how: &How,
+    (create, exist_ok): (bool, bool),
+    (max_bytes, when_full): (Option<u64>, Option<WhenFullArg>),
 ) -> StoreOptions {
+    let mut options = how.options.clone().create(create).exist_ok(exist_ok);
     if let Some(most) = max_bytes {
         options = options.max_bytes(most);
     }

@@ -317,7 +317,7 @@ impl Config {
             }
             Self::ProducerDrop { name } => {
                 w.u8(PRODUCER_DROP).zeros(3).u32(0);
-                write_name(&mut w, name);
+                write_name(w, name);
             }
             Self::GroupTags { id, version, tags } => {
                 w.u8(GROUP_TAGS).zeros(3).u32(*id).u32(*version);
