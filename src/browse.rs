@@ -272,8 +272,9 @@ impl Places {
             self.go_to(seq);
             return Ok(true);
         }
-        // What all groups have settled may be half gone: what its record refers to goes first.
-        let settled = live::is_settled_by_all(ctl, self.stream, seq);
+        // What all groups have settled may be half gone: what its record refers to goes first. Then
+        // no file is to blame; one that is damaged is told of, whatever became of the message.
+        let settled = error.path().is_none() && live::is_settled_by_all(ctl, self.stream, seq);
         if settled {
             self.go_to(seq + 1);
         }

@@ -294,9 +294,9 @@ impl Pinned {
 }
 
 /// What is kept for whom; `None` where damage, or a change that is being rolled back, stands
-/// against it: other statistics are told all the same. Finding it takes time in proportion to the dead
-/// letters and large messages there are, so it is found anew only when a hundred times that has
-/// passed.
+/// against it: other statistics are told all the same. Finding it takes time in proportion to the
+/// dead letters and large messages there are, so it is found anew only when a hundred times that
+/// has passed.
 pub(crate) fn pinned(log: &Log, cache: &Cache) -> Result<Option<Arc<Pinned>>> {
     let mut known = cache.lock();
     let now = log.ctl.host.nanos();
