@@ -225,7 +225,8 @@ fn topics_and_groups_have_an_info() {
     let expected = json!({
         "name": "t", "first_seq": 0, "next_seq": 1, "groups": ["g", "h"],
         "pinned_bytes": 0, "pinned_by": "", "kept": null, "kept_bytes": null,
-        "max_bytes": null, "max_messages": null, "when_full": "refuse", "retain_age": null, "retain_bytes": null,
+        "max_bytes": null, "max_messages": null, "when_full": "refuse",
+        "retain_age": null, "retain_bytes": null,
     });
     assert_eq!(topic, [expected]);
     let info = group(&place, "t", "g");
