@@ -134,8 +134,8 @@ impl Group {
     /// [`Duration::MAX`] waits for ever). `None`: there was none in that time.
     ///
     /// # Errors
-    /// `Closed`, `Interrupted` (see [`Store::interrupt`]), `Corrupt` once when messages were lost
-    /// through damage (receiving goes on afterwards), I/O errors.
+    /// `Closed`, `Interrupted` (see [`Store::interrupt`](crate::Store::interrupt)), `Corrupt` once
+    /// when messages were lost through damage (receiving goes on afterwards), I/O errors.
     ///
     /// ```
     /// # fn main() -> keepq::Result<()> {

@@ -11,6 +11,8 @@
 mod deaths;
 #[path = "support/members.rs"]
 mod members;
+#[path = "kill_points/reclaim.rs"]
+mod reclaim;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -457,49 +459,6 @@ fn segments_go_without_a_trace() {
         loss: SETTLED,
         ..NOTHING
     });
-}
-
-/// A group whose first message lies in the oldest segment, which nothing else keeps.
-fn one_message_behind(world: &SimWorld) -> Member {
-    let m = open_with(world, options().flush(Flush::Async));
-    m.group("t", "g");
-    m.send_async("t", 1, 100);
-    let group = m.group("others", "h");
-    for id in 2..16 {
-        m.send_async("others", id, 3000);
-        let got = group.receive_batch(8, Duration::ZERO).unwrap();
-        assert!(group.ack_many(got).into_iter().all(|r| r.is_ok()));
-        m.store.look();
-    }
-    m.send_async("t", 16, 100);
-    for _ in 0..3 {
-        // Until there is nothing left to do but to reclaim.
-        m.store.flush(None).unwrap();
-        m.store.maintain().unwrap();
-    }
-    m
-}
-
-#[test]
-fn reclaim_believes_nothing_that_is_half_done() {
-    for k in 1.. {
-        let world = SimWorld::new(SimOptions::default());
-        let dying = one_message_behind(&world);
-        let living = open_with(&world, options().flush(Flush::Async));
-        let survived = kill_at(dying, k, &|m| {
-            assert_eq!(m.receive("t", "g", 1), 1);
-        });
-        for _ in 0..2 {
-            living.store.maintain().unwrap();
-            living.store.flush(None).unwrap();
-        }
-        living.store.look();
-        let left = owed(&world, &living.store);
-        assert_eq!(left, [1, 16], "killed at point {k}");
-        if survived {
-            break;
-        }
-    }
 }
 
 #[test]
