@@ -45,7 +45,7 @@ fn reclaim_believes_nothing_that_is_half_done() {
     }
 }
 
-/// The oldest segments hold nothing but what this member has in hand: too much to be copied forward.
+/// The oldest segments hold only what this member has in hand: too much to be copied forward.
 fn many_messages_behind(world: &SimWorld) -> Member {
     let mut m = open_with(world, options().flush(Flush::Async));
     m.group("t", "g");
