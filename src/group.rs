@@ -312,7 +312,7 @@ impl Shared {
                     reading.claims = claims;
                     let seq = bury::seq_of(log, slot);
                     let deadline = self.inner.deadline(Some(self.inner.options.send_timeout));
-                    bury::bury_ready(log, slot, self.id, seq, deadline)?;
+                    bury::bury_or_postpone(log, slot, self.id, seq, deadline)?;
                 }
                 Claimed::Swept => reading.claims = claims,
                 Claimed::Messages(_) => {

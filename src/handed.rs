@@ -272,7 +272,7 @@ fn settle_deadline(inner: &Inner) -> u64 {
 
 pub(crate) fn ack_held(inner: &Arc<Inner>, held: &Held, flush: Flush) -> Result<()> {
     let deadline = || settle_deadline(inner);
-    let end = settle::ack(&inner.log, held, deadline)?;
+    let end = settle::ack(&inner.log, held, flush, deadline)?;
     inner.settle_durability(flush, end, deadline).map(|_| ())
 }
 
@@ -371,8 +371,9 @@ pub(crate) fn ack_groups(
         let settled_now = |&i: &usize| deliveries[i].settled.swap(true, Ordering::AcqRel);
         let before: Vec<bool> = members.iter().map(settled_now).collect();
         let held: Vec<Held> = members.iter().map(|&i| deliveries[i].held()).collect();
-        let (settled, end) = settle::ack_many(&inner.log, &held, id, deadline);
         let is_sync = settle::acks_are_sync(&inner.log.ctl, id);
+        let flush = if is_sync { Flush::Sync } else { Flush::Async };
+        let (settled, end) = settle::ack_many(&inner.log, &held, (id, flush), deadline);
         for ((&i, result), before) in members.iter().zip(settled).zip(before) {
             if result.as_ref().is_err_and(|e| !ends_lease(e)) {
                 deliveries[i].settled.store(before, Ordering::Release);

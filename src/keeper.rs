@@ -15,10 +15,12 @@ use parking_lot::{Condvar, Mutex};
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
 use crate::delivery::tidy::{self, When};
-use crate::delivery::{gone, putback, snapshot};
+use crate::delivery::{coalesced, gone, putback, snapshot};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
-use crate::shm::control::{G_ACTIVE, G_OLDEST, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER};
+use crate::shm::control::{
+    G_ACTIVE, G_OLDEST, G_SETTLED, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER,
+};
 use crate::shm::{member, wake};
 
 /// The thread's stack, in bytes: it runs nothing but the engine.
@@ -201,6 +203,7 @@ pub(crate) fn look(log: &Log) {
     report("cleaning up after dead members", swept.map(|_| ()));
     report("freeing what is purged or deleted", gone::finish(log));
     report("ending leases", expire(log));
+    report("noting acks", coalesced::note(log));
     if wants_maintenance(log) {
         report("maintaining the log", maintain(log));
     }
@@ -249,13 +252,13 @@ pub(crate) fn maintain(log: &Log) -> Result<()> {
         snapshot::write(log, &held)?;
     }
     let full = prepared.as_ref().is_err_and(|e| e.code() == Code::Full);
-    let when = if full || log.is_short() {
-        tidy::free_space(log, &held)?;
-        When::AtRest
+    let (when, freed) = if full || log.is_short() {
+        (When::AtRest, tidy::free_space(log, &held))
     } else {
-        When::InUse
+        (When::InUse, Ok(()))
     };
-    tidy::reclaim(log, &held, when).and(prepared)
+    // Also where that found no room: what can go makes some.
+    tidy::reclaim(log, &held, when).and(freed).and(prepared)
 }
 
 /// In a store that has come to rest no roll brings the snapshots that let consumed segments go.
@@ -276,6 +279,10 @@ pub(crate) fn before_leaving(log: &Log) {
     let active = log.ctl.global(G_ACTIVE);
     if active <= 1 {
         return;
+    }
+    if log.ctl.global(G_SETTLED) != 0 {
+        let noted = maintain(log).and_then(|()| coalesced::note(log));
+        report("noting acks", noted);
     }
     let written = log.try_maintain().and_then(|held| match held {
         Some(held) => {

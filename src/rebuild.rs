@@ -6,8 +6,9 @@ use crate::commitlog::recover::{Event, Found, Recovery};
 use crate::commitlog::{HEADER_SPAN, Log};
 use crate::delivery::replay::Model;
 use crate::error::{Code, Error, Result};
-use crate::format::payload::{Gap, Loss};
-use crate::format::record::{Draft, Kind};
+use crate::format::Bad;
+use crate::format::payload::{Gap, Loss, SnapHead};
+use crate::format::record::{Draft, Kind, Record};
 use crate::format::segment::{self, JUMP, SegmentHeader};
 use crate::open::FIRST_SEGMENT;
 use crate::reports::RecoveryReport;
@@ -46,23 +47,69 @@ pub(crate) fn replay(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found
     Ok(done.unwrap_or_default())
 }
 
+/// A replay from one snapshot, which goes over to every later one that turns out to be whole: acks
+/// that a full disk had no room for stand in snapshots alone.
+struct Replay {
+    /// The snapshot it began with, 0 = the beginning of the log.
+    start: u64,
+    jump: u64,
+    model: Model,
+    /// What the log tells from a later snapshot on, whose end has not come yet.
+    later: Option<Model>,
+}
+
+impl Replay {
+    fn new(start: u64, jump: u64) -> Self {
+        Self {
+            start,
+            jump,
+            model: Model::new(start, jump),
+            later: None,
+        }
+    }
+
+    /// Whether what it began with is whole.
+    fn has_begun(&self) -> bool {
+        self.start == 0 || self.model.snap_complete
+    }
+
+    fn jump(&mut self) {
+        self.model.jump();
+        if let Some(later) = &mut self.later {
+            later.jump();
+        }
+    }
+
+    fn apply(&mut self, lsn: u64, record: &Record<'_>) -> Result<(), Bad> {
+        let piece = record.header.kind == Kind::Snap as u8;
+        if piece && lsn != self.start && SnapHead::decode(record.body)?.piece == 0 {
+            self.later = Some(Model::new(lsn, self.jump));
+        }
+        for model in self.later.iter_mut().chain([&mut self.model]) {
+            let early = !piece && !model.snap_complete && model.snap() != 0;
+            if !(broken!(SnapReplayedFromLastPiece) && early) {
+                model.apply(lsn, record)?;
+            }
+        }
+        let whole = self.later.as_ref().is_some_and(|m| m.snap_complete);
+        if whole && self.has_begun() && !broken!(LaterSnapshotIgnored) {
+            if let Some(later) = self.later.take() {
+                self.model.go_on_with(later);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Replays from one snapshot, or from the beginning (0). `None`: the snapshot is not whole.
 fn replay_from(recovery: &mut Recovery, start: u64, jump: u64) -> Result<Option<(Model, Found)>> {
-    let mut model = Model::new(start, jump);
+    let mut replay = Replay::new(start, jump);
     let mut wrong = None;
     let found = recovery.scan(start, &mut |event| {
         match event {
-            Event::Jump => model.jump(),
+            Event::Jump => replay.jump(),
             Event::Record(lsn, record) => {
-                let piece = record.header.kind == Kind::Snap as u8;
-                if broken!(SnapReplayedFromLastPiece)
-                    && start != 0
-                    && !piece
-                    && !model.snap_complete
-                {
-                    return Ok(());
-                }
-                if let Err(bad) = model.apply(lsn, record) {
+                if let Err(bad) = replay.apply(lsn, record) {
                     wrong.get_or_insert((lsn, bad));
                 }
             }
@@ -77,8 +124,8 @@ fn replay_from(recovery: &mut Recovery, start: u64, jump: u64) -> Result<Option<
         .at_position(lsn));
     }
     // A snapshot that survived by chance does not vouch for what lies before it.
-    let usable = start == 0 || model.snap_complete && found.proven >= start;
-    Ok(usable.then_some((model, found)))
+    let usable = start == 0 || replay.has_begun() && found.proven >= start;
+    Ok(usable.then_some((replay.model, found)))
 }
 
 /// Whether an open was refused because nothing tells what the beginning of the log held.

@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::options::{RepairOptions, StoreOptions};
 use crate::reports::RepairReport;
 use crate::shm::control::{
-    G_FREE_SLOT, G_KEPT_BYTES, G_OUTSTANDING, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD, P_LEASED,
-    P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_TOPIC, P_WAITING, S_DUE, S_HEAD, S_LINK,
-    S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY, W_SUM, W_UNDO_N,
-    W_WRITTEN, WHEEL,
+    G_FREE_SLOT, G_KEPT_BYTES, G_OUTSTANDING, G_SETTLED, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD,
+    P_LEASED, P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_SETTLED, P_TOPIC, P_WAITING, S_DUE,
+    S_HEAD, S_LINK, S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY,
+    W_SUM, W_UNDO_N, W_WRITTEN, WHEEL,
 };
 use crate::shm::{Tx, member, undo};
 use crate::sim::{SimProcess, SimWorld};
@@ -260,6 +260,7 @@ impl Check<'_> {
             });
         }
         self.removed(top);
+        self.settled(top);
         self.orders();
         let unlisted: Vec<u32> = (0..top).filter(|s| !self.listed.contains(s)).collect();
         self.expect(unlisted.is_empty(), || {
@@ -289,6 +290,27 @@ impl Check<'_> {
             let apart = runs.windows(2).all(|w| w[0].1 < w[1].0) && runs.iter().all(|r| r.0 < r.1);
             self.expect(apart, || format!("group {group} has removed {runs:?}"));
         }
+    }
+
+    /// Messages whose acks the log does not know yet: in no list, and counted.
+    fn settled(&mut self, top: u32) {
+        let ctl = &self.log.ctl;
+        let mut counts = vec![0; registry::groups(ctl) as usize];
+        for slot in 0..top {
+            let word = |w| self.tx.get(ctl.layout.slot(slot, w));
+            let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
+            if state == Some(State::Settled) {
+                self.listed.insert(slot);
+                let group = Owner::unpack(word(S_OWNER)).group as usize;
+                counts.iter_mut().skip(group).take(1).for_each(|n| *n += 1);
+            }
+        }
+        let word = |group| self.tx.get(ctl.layout.group(group, P_SETTLED));
+        let kept: Vec<u64> = (0..registry::groups(ctl)).map(word).collect();
+        let all = self.tx.global(G_SETTLED);
+        self.expect(kept == counts && all == counts.iter().sum::<u64>(), || {
+            format!("settled messages {counts:?}, counted {kept:?}, {all} in all")
+        });
     }
 
     /// Enters a slot that a list leads to; false if the list must not be followed further.

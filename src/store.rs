@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::delivery::limits::TopicSettings;
 use crate::delivery::pins;
 use crate::delivery::topics::{self, TopicWanted};
-use crate::delivery::{kept, live, registry};
+use crate::delivery::{coalesced, kept, live, registry};
 use crate::error::{Code, Error, Result};
 use crate::group::{group_stats, pin};
 use crate::group_options::{GroupOptions, check_user_name};
@@ -20,8 +20,7 @@ use crate::producer::Producer;
 use crate::receipt::Receipt;
 use crate::reports::{RecoveryReport, StoreStats, TopicStats, VerifyReport};
 use crate::shm::control::{
-    G_OUTSTANDING, G_TAIL, P_REMOVED, T_FIRST, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
-    W_PUBLISHED,
+    G_OUTSTANDING, G_SETTLED, G_TAIL, P_REMOVED, T_FIRST, T_NEXT, TOPIC_SYNC, W_DURABLE, W_FLUSHES,
 };
 use crate::shm::id::place_of;
 use crate::shm::member;
@@ -345,23 +344,40 @@ impl Store {
     /// have their results then; their callbacks may still run.
     ///
     /// # Errors
-    /// `Failed` when the disk failed.
+    /// `Failed` when the disk failed; `Full` when all is on disk but acks that it has no room for,
+    /// which a power cut would undo.
     pub fn flush(&self, timeout: Option<Duration>) -> Result<bool> {
         let inner = &self.inner;
         let flushed = {
             let _call = inner.enter()?;
             inner.check_writable()?;
-            let end = inner.log.ctl.load(W_PUBLISHED);
-            let flushed = inner.log.wait_durable(end, inner.deadline(timeout));
+            let deadline = inner.deadline(timeout);
+            let (left, end) = coalesced::note_to_flush(&inner.log)?;
+            let flushed = inner.log.wait_durable(end, deadline);
             // What can still be tried again is not settled by this failure.
             let failed = flushed.as_ref().err().filter(|e| !e.is_retriable());
             inner
                 .in_flight
                 .settle(inner, failed.map(|e| (e.clone(), end)));
-            flushed
+            match flushed {
+                Ok(true) if left > 0 => self.flush_acks(deadline),
+                flushed => flushed,
+            }
         };
         inner.in_flight.call_back_without_thread();
         flushed
+    }
+
+    /// Flushes what a full disk had no room for, if it has by now.
+    #[cold]
+    fn flush_acks(&self, deadline: u64) -> Result<bool> {
+        let log = &self.inner.log;
+        // This makes what room there can be; that there is none shows below.
+        let _ = crate::keeper::maintain(log);
+        match coalesced::note_to_flush(log)? {
+            (0, end) => log.wait_durable(end, deadline),
+            (left, _) => Err(coalesced::no_room(log, left)),
+        }
     }
 
     /// Counters of the store, its topics and groups.
@@ -396,6 +412,7 @@ impl Store {
             let removed = ctl.load(ctl.layout.group(group, P_REMOVED));
             stats.outstanding = stats.outstanding.saturating_sub(removed);
         }
+        stats.outstanding = stats.outstanding.saturating_sub(ctl.global(G_SETTLED));
         for id in registry::live_topics(ctl) {
             let word = |w| ctl.load(ctl.layout.topic(id, w));
             let name = registry::topic_name(ctl, id)?;

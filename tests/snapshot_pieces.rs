@@ -89,3 +89,66 @@ fn what_happens_between_two_pieces_is_not_forgotten() {
         "only {between} of them at a point where nothing is locked"
     );
 }
+
+/// Where the bodies of the pieces of a segment's last snapshot begin in its file.
+fn pieces(file: &[u8]) -> Vec<u64> {
+    const HEADER: usize = 40;
+    const SNAP: u8 = 10;
+    let mut found = Vec::new();
+    let mut at = 4096;
+    while at + HEADER < file.len() {
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+        let len = usize::try_from(word(at + 4)).unwrap();
+        if len == 0 {
+            break;
+        }
+        if file[at + 36] == SNAP {
+            if word(at + HEADER + 8) == 0 {
+                found.clear();
+            }
+            found.push(u64::try_from(at + HEADER).unwrap());
+        }
+        at += len.next_multiple_of(16);
+    }
+    found
+}
+
+#[test]
+fn a_later_snapshot_that_lacks_a_piece_is_not_gone_over_to() {
+    let world = SimWorld::new(SimOptions::default());
+    let mut m = open(&world);
+    m.group("t", "g");
+    // Segments whose headers name a snapshot, then one that no header names.
+    for id in 1..LAST {
+        m.send("t", id, 3000);
+        m.store.look();
+    }
+    assert_eq!(m.receive("t", "g", 3), 3);
+    m.store.rest().unwrap();
+    for id in LAST..LAST + 2 {
+        m.send("t", id, 100);
+    }
+    m.dies();
+    let cut = world.power_cut_with(|_| 1);
+    let segments = cut
+        .files()
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".seg"));
+    let found = segments.map(|(name, bytes)| (name, pieces(&bytes)));
+    let (name, pieces) = found
+        .filter(|(_, pieces)| !pieces.is_empty())
+        .max()
+        .unwrap();
+    assert!(pieces.len() >= 3, "{} pieces", pieces.len());
+    for at in pieces {
+        let damaged = cut.fork();
+        assert!(damaged.corrupt(&name, at + 9, 0x10));
+        let heir = open(&damaged);
+        let left = owed(&damaged, &heir.store);
+        assert!(
+            left.iter().copied().eq(1..LAST + 2),
+            "the piece at {at}: {left:?}"
+        );
+        heir.leaves();
+    }
+}

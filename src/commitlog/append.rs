@@ -32,6 +32,9 @@ pub(crate) enum Purpose {
     Send,
     /// An ack, retry or dead letter: may use the first half of the reserve.
     Settle,
+    /// The same, of one that can do without a record: it is refused where the log has no room,
+    /// and does not wait for any.
+    Coalesce,
     /// A record copied forward, so that segments can go: may use what settles may, and what the
     /// largest snapshot leaves of the other half.
     Move,
@@ -81,6 +84,8 @@ impl Need {
     }
 }
 
+/// For how long a disk without room is not asked again by those who can do without, ms.
+const LOOK_MS: u64 = 50;
 /// Bytes of the reserve beyond two of the largest snapshots.
 pub(crate) const RESERVE_SLACK: u64 = 64 << 10;
 
@@ -127,7 +132,7 @@ impl Log {
     fn fits_reserve(&self, tail: u64, limit: u64, need: Need) -> bool {
         match need.purpose {
             Purpose::Snap => true,
-            Purpose::Settle => limit - tail > self.reserve_size() / 2,
+            Purpose::Settle | Purpose::Coalesce => limit - tail > self.reserve_size() / 2,
             Purpose::Move => {
                 let snap = self.reserve_size() / 2 - RESERVE_SLACK / 2;
                 (limit - tail).saturating_sub(need.bytes) > snap
@@ -242,12 +247,21 @@ impl Log {
     /// Size of the reserve: twice the largest snapshot that the limits allow.
     pub(crate) fn reserve_size(&self) -> u64 {
         let g = self.ctl.layout.geometry;
-        let snap = u64::from(g.slots) * 48
-            + u64::from(g.topics) * 320
-            + u64::from(g.groups) * (256 + 224)
-            + u64::from(g.tag_blocks()) * TAG_BLOCK as u64
-            + u64::from(g.producers) * 1200;
+        let places = [g.slots, g.topics, g.groups, g.tag_blocks(), g.producers];
+        let snap = Self::snapshot_size(places.map(u64::from));
         (2 * snap + RESERVE_SLACK).next_multiple_of(HEADER_SPAN)
+    }
+
+    /// The most that a snapshot takes with so many slots, topics, groups, blocks of tags and
+    /// producers in use.
+    pub(crate) const fn snapshot_size(
+        [slots, topics, groups, tag_blocks, producers]: [u64; 5],
+    ) -> u64 {
+        slots * 48
+            + topics * 320
+            + groups * (256 + 224)
+            + tag_blocks * TAG_BLOCK as u64
+            + producers * 1200
     }
 
     /// Runs a transaction that appends: reserves, makes room and tries again when there is none,
@@ -290,7 +304,7 @@ impl Log {
         deadline: u64,
         mut body: impl FnMut(&mut Tx<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut full = None;
+        let mut refused = None;
         loop {
             let mut tx = self.ctl.begin(deadline)?;
             match self.reserve(&mut tx, need)? {
@@ -299,6 +313,10 @@ impl Log {
                     tx.commit();
                     return Ok(value);
                 }
+                Err(Lack::Segment(_)) if self.is_known_full(&tx, need.purpose) => {
+                    drop(tx);
+                    return Err(full(self));
+                }
                 Err(lack) => {
                     drop(tx);
                     let event = wake::room_event(&self.ctl);
@@ -306,14 +324,36 @@ impl Log {
                         Err(e) if need.purpose == Purpose::Settle && e.code() == Code::Full => {
                             // What is settled lets the keeper make room: worth waiting for.
                             self.await_room(event, deadline, &e)?;
-                            full = Some(e);
+                            refused = Some(e);
                         }
-                        Err(e) if e.code() == Code::Timeout => return Err(full.unwrap_or(e)),
+                        Err(e) if e.code() == Code::Timeout => return Err(refused.unwrap_or(e)),
+                        Err(e) if e.code() == Code::Full => {
+                            let now = self.ctl.host.boottime_ms();
+                            self.found_full_at.store(now, Ordering::Relaxed);
+                            return Err(e);
+                        }
                         made => made?,
                     }
                 }
             }
         }
+    }
+
+    /// Whether the disk had no room for a segment when it was last tried, and this record is not
+    /// worth another try: the keeper makes one every 50 ms.
+    fn is_known_full(&self, tx: &Tx<'_>, purpose: Purpose) -> bool {
+        let lately = || {
+            let tried = self.found_full_at.load(Ordering::Relaxed);
+            tried != 0 && self.ctl.host.boottime_ms().saturating_sub(tried) < LOOK_MS
+        };
+        purpose == Purpose::Coalesce && (tx.global(G_IN_RESERVE) != 0 || lately())
+    }
+
+    /// Bytes of the active segment that are not written yet.
+    pub(crate) fn room_in_active(&self) -> u64 {
+        let ctl = &self.ctl;
+        let limit = ctl.load(ctl.layout.recent(ctl.global(G_ACTIVE), R_LIMIT));
+        limit.saturating_sub(self.tail())
     }
 
     /// Waits a moment for room on a full disk; the error once the deadline has passed.

@@ -54,10 +54,19 @@ pub(crate) struct Segment {
 
 /// What a sealed segment holds.
 pub(super) struct Contents {
-    /// Its streams with the sequence after the last, ascending.
-    pub(super) streams: Box<[(u32, u64)]>,
+    /// Its streams, ascending.
+    pub(super) streams: Box<[InSegment]>,
     /// What its links are about.
     pub(super) links: super::links::Brief,
+}
+
+/// The messages of a stream in a segment.
+pub(crate) struct InSegment {
+    pub(crate) stream: u32,
+    pub(crate) first: u64,
+    /// The sequence after the last.
+    pub(crate) end: u64,
+    pub(crate) count: u64,
 }
 
 impl Segment {

@@ -178,6 +178,21 @@ impl Log {
         Ok(found.get())
     }
 
+    /// How many messages were copied forward within the log.
+    pub(crate) fn moved_count(&self) -> Result<u64> {
+        let count = std::cell::Cell::new(0);
+        // Those of sealed segments are remembered: no sidecar is read for them.
+        let remembered = |brief: &Brief| {
+            count.set(count.get() + brief.count);
+            false
+        };
+        self.each_links(0, &remembered, &mut || count.set(0), &mut |_, links| {
+            count.set(count.get() + links.messages.len() as u64);
+            true
+        })?;
+        Ok(count.get())
+    }
+
     /// Up to `max` messages of a topic that were moved to segments from `oldest` on, with these
     /// sequences: (sequence, original LSN), ascending.
     pub(crate) fn moved_messages(
@@ -256,6 +271,8 @@ impl Log {
 pub(super) struct Brief {
     /// From the lowest to the highest original LSN of its copies.
     copies: Range<u64>,
+    /// How many messages there are among them.
+    count: u64,
     /// The topics of the messages moved into it, with the lowest and the highest sequence.
     topics: BTreeMap<u32, (u64, u64)>,
     /// What its records refer to.
@@ -273,6 +290,7 @@ impl Brief {
         let last = links.copies.keys().next_back().map_or(0, |last| last + 1);
         Self {
             copies: first..last,
+            count: links.messages.len() as u64,
             topics,
             references: links.references.iter().copied().collect(),
         }

@@ -100,8 +100,8 @@ impl Log {
         segments.retain(|s| s.number <= number);
         for segment in segments.iter().rev() {
             let streams = self.streams(segment)?;
-            if let Ok(at) = streams.binary_search_by_key(&stream, |(s, _)| *s) {
-                return Ok(Some(streams[at].1));
+            if let Ok(at) = streams.binary_search_by_key(&stream, |s| s.stream) {
+                return Ok(Some(streams[at].end));
             }
         }
         Ok(None)

@@ -27,7 +27,7 @@ pub(crate) mod scan;
 pub(crate) mod sidecar;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
@@ -60,6 +60,8 @@ pub(crate) struct Log {
     pub(crate) moving: Mutex<reclaim::Moving>,
     /// A thread of this process holds the maintenance byte.
     pub(crate) maintaining: AtomicBool,
+    /// When the disk last had no room for a segment (BOOTTIME ms), 0 = never.
+    pub(crate) found_full_at: AtomicU64,
 }
 
 impl Log {
@@ -80,6 +82,7 @@ impl Log {
             region_links: Mutex::new(links::RegionLinks::default()),
             moving: Mutex::new(reclaim::Moving::default()),
             maintaining: AtomicBool::new(false),
+            found_full_at: AtomicU64::new(0),
         }
     }
 

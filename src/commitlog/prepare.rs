@@ -135,6 +135,11 @@ impl Log {
         if ready && ctl.global(G_NEXT_SIZE) >= least && ctl.global(G_NEXT_RESERVE) == 0 {
             return Ok(());
         }
+        // The reserve is replaced before sends go on: they would fill the disk without any.
+        let without = ctl.global(G_IN_RESERVE) != 0 && !broken!(ReserveNotReplaced);
+        if without && !self.prepare_reserve() {
+            return Err(full(self));
+        }
         let active = ctl.global(G_ACTIVE);
         let number = u32::try_from(active + 1)
             .map_err(|_| Error::new(Code::LimitExceeded, "the log has too many segments"))?;
@@ -181,19 +186,22 @@ impl Log {
         }
     }
 
-    /// Keeps a reserve, if there is room for one.
-    pub(crate) fn prepare_reserve(&self) {
+    /// Keeps a reserve, if there is room for one: whether there is one.
+    pub(crate) fn prepare_reserve(&self) -> bool {
         let path = Self::path(RESERVE);
-        if let Ok(None) = self.dir.try_stat(&path) {
-            let temporary = Self::path("reserve.new.pre");
-            let made = self
-                .prepare_file(&temporary, self.reserve_size(), false)
-                .and_then(|()| self.dir.rename(&temporary, &path));
-            if made.is_err() {
-                // No room for it now: the next preparation tries again.
-                let _ = self.dir.unlink_if_there(&temporary);
-            }
+        match self.dir.try_stat(&path) {
+            Ok(None) => {}
+            there => return there.is_ok(),
         }
+        let temporary = Self::path("reserve.new.pre");
+        let made = self
+            .prepare_file(&temporary, self.reserve_size(), false)
+            .and_then(|()| self.dir.rename(&temporary, &path));
+        if made.is_err() {
+            // No room for it now: the next preparation tries again.
+            let _ = self.dir.unlink_if_there(&temporary);
+        }
+        made.is_ok()
     }
 
     /// Makes an empty segment file with its final, durable name, for recovery. Returns its path.

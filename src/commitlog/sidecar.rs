@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::append::region_of;
-use super::catalog::{Contents, Segment};
+use super::catalog::{Contents, InSegment, Segment};
 use super::links::Brief;
 use super::{HEADER_SPAN, Log};
 use crate::error::{Error, Result};
@@ -75,16 +75,16 @@ impl Log {
         // Sequences ascend with segments: everything before the first that reaches `from` is done.
         for (at, segment) in found.iter().enumerate() {
             let streams = &self.contents(segment)?.streams;
-            let end = streams.binary_search_by_key(&topic, |(stream, _)| *stream);
-            if end.is_ok_and(|i| streams[i].1 > from) {
+            let found_at = streams.binary_search_by_key(&topic, |s| s.stream);
+            if found_at.is_ok_and(|i| streams[i].end > from) {
                 return Ok(found.split_off(at));
             }
         }
         Ok(Vec::new())
     }
 
-    /// The streams of a sealed segment with the sequence after the last of each, ascending.
-    pub(super) fn streams<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s [(u32, u64)]> {
+    /// The streams of a sealed segment, ascending.
+    pub(crate) fn streams<'s>(&self, segment: &'s Arc<Segment>) -> Result<&'s [InSegment]> {
         Ok(&self.contents(segment)?.streams)
     }
 
@@ -96,7 +96,14 @@ impl Log {
         let sidecar = self.sidecar(segment)?;
         let streams = sidecar
             .streams()
-            .filter_map(|stream| Some((stream, sidecar.end_seq(stream)?)))
+            .filter_map(|stream| {
+                Some(InSegment {
+                    stream,
+                    first: sidecar.first_seq(stream)?,
+                    end: sidecar.end_seq(stream)?,
+                    count: sidecar.count(stream),
+                })
+            })
             .collect();
         let links = Brief::of(&sidecar.links);
         Ok(segment.contents.get_or_init(|| Contents { streams, links }))

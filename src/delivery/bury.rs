@@ -3,7 +3,7 @@
 
 use super::claim::topic_of;
 use super::slot::{self, Head};
-use super::{order, registry, settle};
+use super::{order, putback, registry, settle};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -22,6 +22,9 @@ pub(crate) fn has_dead_letters(ctl: &Ctl, group: u32) -> bool {
         .and_then(|topic| registry::topic_name(ctl, topic).ok())
         .is_some_and(|name| !name::is_internal(&name))
 }
+
+/// After how long a message that has no attempt left is buried, where the disk had no room for it.
+const POSTPONED_MS: u64 = 1000;
 
 const REASON_ATTEMPTS: u8 = 1;
 pub(crate) const REASON_REJECTED: u8 = 2;
@@ -53,7 +56,7 @@ pub(crate) fn dead_letter_topic(log: &Log, group: u32, deadline: u64) -> Result<
 }
 
 /// Moves the READY message of this slot, which has no attempt left, to the dead letters.
-pub(crate) fn bury_ready(log: &Log, slot: u32, group: u32, seq: u64, deadline: u64) -> Result<()> {
+fn bury_ready(log: &Log, slot: u32, group: u32, seq: u64, deadline: u64) -> Result<()> {
     let stream = dead_letter_topic(log, group, deadline)?;
     let why = "no attempt left";
     let burial = Burial {
@@ -61,6 +64,7 @@ pub(crate) fn bury_ready(log: &Log, slot: u32, group: u32, seq: u64, deadline: u
         stream,
         code: REASON_ATTEMPTS,
         reason: why,
+        purpose: Purpose::Coalesce,
     };
     burial.run(log, deadline, |tx| {
         if slot::ready_first(tx, group)? != Some(slot) || slot::message(tx, slot).0 != seq {
@@ -76,6 +80,31 @@ pub(crate) fn bury_ready(log: &Log, slot: u32, group: u32, seq: u64, deadline: u
     Ok(())
 }
 
+/// As [`bury_ready`]; where the disk has no room for it, the message waits [`POSTPONED_MS`], so
+/// that what comes after it goes on.
+pub(crate) fn bury_or_postpone(
+    log: &Log,
+    slot: u32,
+    group: u32,
+    seq: u64,
+    deadline: u64,
+) -> Result<()> {
+    match bury_ready(log, slot, group, seq, deadline) {
+        Err(e) if e.code() == Code::Full => {
+            let mut tx = log.ctl.begin(log.ctl.patience())?;
+            if slot::ready_first(&tx, group)? == Some(slot) && slot::message(&tx, slot).0 == seq {
+                let head = slot::head(&tx, slot)?;
+                slot::ready_pop(&mut tx, group)?;
+                let due = tx.ctl.host.boottime_ms() + POSTPONED_MS;
+                putback::wait_until(&mut tx, slot, group, head, due)?;
+            }
+            tx.commit();
+            Ok(())
+        }
+        buried => buried,
+    }
+}
+
 /// The sequence of the message in a slot, as read without the lock.
 pub(crate) fn seq_of(log: &Log, slot: u32) -> u64 {
     log.ctl
@@ -87,6 +116,7 @@ pub(super) struct Burial<'a> {
     pub(super) stream: u32,
     pub(super) code: u8,
     pub(super) reason: &'a str,
+    pub(super) purpose: Purpose,
 }
 
 impl Burial<'_> {
@@ -98,7 +128,7 @@ impl Burial<'_> {
         mut take: impl FnMut(&mut Tx<'_>) -> Result<Option<(u32, Head)>>,
     ) -> Result<u64> {
         let most = padded(40 + 256 + MAX_REASON);
-        let need = Need::new(most, 1, Purpose::Settle).with_links(1);
+        let need = Need::new(most, 1, self.purpose).with_links(1);
         let end = log.transact(need, deadline, |tx| {
             let Some((slot, head)) = take(tx)? else {
                 return Ok(0);

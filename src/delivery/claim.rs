@@ -11,8 +11,8 @@ use crate::commitlog::index::Candidates;
 use crate::error::{Code, Error, Result};
 use crate::shm::control::{
     G_LEASES, G_OUTSTANDING, P_CURSOR, P_LEASE_MS, P_LEASED, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
-    P_MAX_OUTSTANDING, P_PARKED, P_PURGED, P_READY, P_STATE, P_TAGS, P_TOPIC, P_WAITING, S_KEY,
-    S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
+    P_MAX_OUTSTANDING, P_PARKED, P_PURGED, P_READY, P_SETTLED, P_STATE, P_TAGS, P_TOPIC, P_WAITING,
+    S_KEY, S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
 };
 use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx, member};
@@ -268,7 +268,8 @@ pub(super) fn room_for_new(ctl: &Ctl, group: u32) -> u64 {
     let held = held(ctl, group);
     let most = ctl.load(ctl.layout.group(group, P_MAX_OUTSTANDING));
     let free = free_slots(ctl);
-    let share = u64::from(ctl.layout.geometry.share).saturating_sub(held);
+    let settled = ctl.load(ctl.layout.group(group, P_SETTLED));
+    let share = u64::from(ctl.layout.geometry.share).saturating_sub(held + settled);
     let kept = if broken!(ShareNotKept) {
         0
     } else {

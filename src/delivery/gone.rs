@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use super::places::{check_group, group_at, live_groups, live_topics, topic_deleted};
 use super::slot::{self, Head, Owner, State};
-use super::{kept, order, registry, tags};
+use super::{coalesced, kept, order, registry, tags};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -20,8 +20,8 @@ use crate::format::payload::{BatchBuilder, Config};
 use crate::format::record::{Draft, HEADER, Kind, padded};
 use crate::shm::control::{
     G_GONE, G_SLOT_TOP, G_SWEPT, G_TAIL, P_CURSOR, P_DEAD_TOPIC, P_LEASED, P_NEXT, P_PARKED,
-    P_PURGED, P_READY, P_REMOVED, P_STATE, P_TOPIC, P_WAITING, S_CHAIN, S_HEAD, S_OWNER, S_SEQ,
-    T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
+    P_PURGED, P_READY, P_REMOVED, P_SETTLED, P_STATE, P_TOPIC, P_WAITING, S_CHAIN, S_HEAD, S_OWNER,
+    S_SEQ, T_FIRST, T_GROUP, T_NEXT, T_STATE, W_ROLLBACKS,
 };
 use crate::shm::id::{Life, is_dying, is_live, place_of, state_word};
 use crate::shm::{Ctl, Tx, wake};
@@ -86,7 +86,8 @@ fn count_owed(log: &Log, topic: u32) -> Result<(u64, u64)> {
         let word = |w| ctl.load(ctl.layout.slot(slot, w));
         let state = Head::unpack(word(S_HEAD))?.state;
         let (group, seq) = (Owner::unpack(word(S_OWNER)).group, word(S_SEQ));
-        let counts = !matches!(state, State::Free | State::Removed) && places.contains(&group);
+        let free = matches!(state, State::Free | State::Removed | State::Settled);
+        let counts = !free && places.contains(&group);
         (counts && seq < from && !is_void(ctl, group, seq)).then_some(seq)
     });
     let mut count = outstanding.collect::<BTreeSet<u64>>().len() as u64;
@@ -448,6 +449,7 @@ fn free_other(tx: &mut Tx<'_>, slot: u32) -> Result<bool> {
             let head = slot::head(tx, slot)?;
             slot::free(tx, slot, head);
         }
+        Some((State::Settled, group)) => coalesced::forget(tx, slot, group)?,
         _ => {}
     }
     Ok(true)
@@ -462,7 +464,7 @@ fn free_places(tx: &mut Tx<'_>) -> Result<bool> {
         .collect();
     for &place in dying.iter().take(PLACES) {
         let word = |w| ctl.load(ctl.layout.group(place, w));
-        let counts = [P_READY, P_LEASED, P_WAITING, P_PARKED, P_REMOVED];
+        let counts = [P_READY, P_LEASED, P_WAITING, P_PARKED, P_SETTLED, P_REMOVED];
         if counts.iter().any(|&w| word(w) != 0) {
             return Ok(false);
         }

@@ -24,10 +24,10 @@ use crate::error::{Code, Result};
 use crate::format::payload::{Config, Kept, TopicConfig};
 use crate::format::record::{Draft, Kind};
 use crate::shm::control::{
-    G_KEPT_BYTES, G_LIMIT, G_LIMIT_FLAGS, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_OWNER, S_SEQ,
-    T_FIRST, T_FLAGS, T_KEPT, T_KEPT_BYTES, T_KEPT_FROM, T_KEPT_LOGGED, T_LIMIT_FLAGS, T_MAX_BYTES,
-    T_MAX_MESSAGES, T_NEXT, T_RETAIN_BYTES, T_RETAIN_MS, TOPIC_COUNTED, TOPIC_COUNTING,
-    W_QUOTA_WAIT, W_ROLLBACKS,
+    G_KEPT_BYTES, G_LIMIT, G_LIMIT_FLAGS, G_OLDEST, G_SLOT_TOP, P_CURSOR, P_TOPIC, S_HEAD, S_OWNER,
+    S_SEQ, T_FIRST, T_FLAGS, T_KEPT, T_KEPT_BYTES, T_KEPT_FROM, T_KEPT_LOGGED, T_LIMIT_FLAGS,
+    T_MAX_BYTES, T_MAX_MESSAGES, T_NEXT, T_RETAIN_BYTES, T_RETAIN_MS, TOPIC_COUNTED,
+    TOPIC_COUNTING, W_QUOTA_WAIT, W_ROLLBACKS,
 };
 use crate::shm::{Ctl, Tx, wake};
 
@@ -220,7 +220,7 @@ fn low_watermark(ctl: &Ctl, groups: &[u32]) -> u64 {
         }
         let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
         let group = Owner::unpack(word(S_OWNER)).group;
-        let holds = !matches!(state, Some(State::Free | State::Removed));
+        let holds = !matches!(state, Some(State::Free | State::Removed | State::Settled));
         if holds && places.contains(&group) && !is_void(ctl, group, seq) {
             low = seq;
         }
@@ -332,15 +332,33 @@ pub(crate) fn logged_from(ctl: &Ctl, topic: u32) -> Option<u64> {
     is_counted(ctl, topic).then(|| ctl.load(ctl.layout.topic(topic, T_KEPT_LOGGED)))
 }
 
-/// Counts off all that can be, and notes it in the log, so that reclaim can go on.
+/// Counts off all that can be, and notes it in the log, so that reclaim can go on. What room a full
+/// disk has is for snapshots: there only what keeps the oldest segment is noted, once it does not.
 pub(crate) fn note(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     let ctl = &log.ctl;
+    let oldest = if log.is_short() {
+        let first = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
+        match first.filter(|first| !log.is_in_region(first.number)) {
+            Some(first) => Some(first),
+            None => return Ok(()),
+        }
+    } else {
+        None
+    };
     for topic in live_topics(ctl) {
         if !is_counted(ctl, topic) {
             continue;
         }
         while refresh(log, topic)? {}
-        if kept(ctl, topic).from == ctl.load(ctl.layout.topic(topic, T_KEPT_LOGGED)) {
+        let logged = ctl.load(ctl.layout.topic(topic, T_KEPT_LOGGED));
+        let from = kept(ctl, topic).from;
+        let frees = |oldest| -> Result<bool> {
+            let streams = log.streams(oldest)?.iter();
+            let end = streams.filter(|s| s.stream == topic).map(|s| s.end).next();
+            Ok(end.is_some_and(|end| logged < end && end <= from))
+        };
+        let wanted = oldest.as_ref().map_or(Ok(true), frees)?;
+        if from == logged || !wanted {
             continue;
         }
         let need = Need::new(
@@ -348,14 +366,19 @@ pub(crate) fn note(log: &Log, held: &Maintenance<'_>) -> Result<()> {
             0,
             Purpose::Snap,
         );
-        log.transact_holding(Some(held), need, ctl.patience(), |tx| {
+        let noted = log.transact_holding(Some(held), need, ctl.patience(), |tx| {
             if ctl.has_topic(topic) {
                 let (options, kept) = (options(ctl, topic), kept(ctl, topic));
                 log.append(tx, &mut draft(topic, options, Some(kept)).bytes, 0);
                 tx.set(ctl.layout.topic(topic, T_KEPT_LOGGED), kept.from);
             }
             Ok(())
-        })?;
+        });
+        match noted {
+            // Not now.
+            Err(e) if e.code() == Code::Full => return Ok(()),
+            noted => noted?,
+        }
     }
     Ok(())
 }

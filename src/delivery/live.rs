@@ -1,7 +1,8 @@
 //! What of the log anybody still needs, for reclaim.
 //!
 //! A message is live from the lowest cursor of its topic's groups on (of a topic without groups,
-//! from the first that is kept on), and below it while it is outstanding. A record is live if a
+//! from the first that is kept on), and below it while it is outstanding or the log does not know
+//! that it was acked. A record is live if a
 //! live message is in it, or if the record of a live message refers to it: a dead letter to the
 //! message that was given up, a message in chunks to its chunks.
 
@@ -43,6 +44,15 @@ impl Live {
     /// the lock meanwhile are waited for, and if any was rolled back, it is read again. Between the
     /// cursors and the slots too: a claim that had moved the cursor has filled its slot then.
     pub(crate) fn read(log: &Log) -> Result<Self> {
+        Self::read_with(log, true)
+    }
+
+    /// As [`Live::read`], and as if the log knew of all acks: what is live when it does.
+    pub(crate) fn when_acks_are_noted(log: &Log) -> Result<Self> {
+        Self::read_with(log, false)
+    }
+
+    fn read_with(log: &Log, settled: bool) -> Result<Self> {
         let ctl = &log.ctl;
         loop {
             let rollbacks = ctl.load(W_ROLLBACKS);
@@ -56,7 +66,7 @@ impl Live {
             if !broken!(ReclaimOnHalfRead) {
                 drop(ctl.begin(ctl.patience())?);
             }
-            live.read_slots(ctl)?;
+            live.read_slots(ctl, settled)?;
             live.chunk_pin = log.chunk_pin();
             let tx = ctl.begin(ctl.patience())?;
             let unchanged = ctl.load(W_ROLLBACKS) == rollbacks && rollbacks % 2 == 0;
@@ -67,12 +77,14 @@ impl Live {
         }
     }
 
-    fn read_slots(&mut self, ctl: &Ctl) -> Result<()> {
+    fn read_slots(&mut self, ctl: &Ctl, settled: bool) -> Result<()> {
         let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
         for slot in 0..top {
             let word = |w| ctl.load(ctl.layout.slot(slot, w));
             let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
-            if matches!(state, Some(State::Free | State::Removed)) {
+            if matches!(state, Some(State::Free | State::Removed))
+                || state == Some(State::Settled) && !settled
+            {
                 continue;
             }
             let group = Owner::unpack(word(S_OWNER)).group;
@@ -129,6 +141,37 @@ impl Live {
     }
 }
 
+/// What is live by the cursors of groups alone. What shared memory says meanwhile may be half a
+/// change, so this only tells that there is no need to look closer.
+pub(crate) struct Backlog {
+    from: BTreeMap<u32, u64>,
+    /// Streams of dead letters, of which some may have been purged from the middle.
+    dead: BTreeSet<u32>,
+}
+
+impl Backlog {
+    pub(crate) fn read(ctl: &Ctl) -> Self {
+        Self {
+            from: lowest_cursors(ctl),
+            dead: registry::live_groups(ctl)
+                .filter_map(|group| removed::stream_of(ctl, group))
+                .collect(),
+        }
+    }
+
+    /// How many messages of a sealed segment are live for that alone, copied forward or not: at
+    /// least so many are, found without looking at any.
+    pub(crate) fn surely_in(&self, log: &Log, segment: &Arc<Segment>) -> Result<u64> {
+        let streams = log.streams(segment)?.iter();
+        let live = streams.filter(|s| !self.dead.contains(&s.stream)).map(|s| {
+            let from = self.from.get(&s.stream).copied().unwrap_or(u64::MAX);
+            let (below, any) = (from.saturating_sub(s.first), from < s.end);
+            s.count.saturating_sub(below) * u64::from(any)
+        });
+        Ok(live.sum())
+    }
+}
+
 /// From which sequence on the messages of each topic in use are live, by its id.
 fn lowest_cursors(ctl: &Ctl) -> BTreeMap<u32, u64> {
     let mut lowest: BTreeMap<u32, Option<u64>> =
@@ -169,7 +212,7 @@ pub(crate) fn is_settled_by_all(ctl: &Ctl, topic: u32, seq: u64) -> bool {
         let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
         let place = Owner::unpack(word(S_OWNER)).group;
         word(S_SEQ) == seq
-            && !matches!(state, Some(State::Free | State::Removed))
+            && !matches!(state, Some(State::Free | State::Removed | State::Settled))
             && groups.iter().any(|&group| place_of(group) == place)
     })
 }

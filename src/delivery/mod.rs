@@ -11,7 +11,8 @@
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
 //! - [`pick`] claims for groups that filter by [`tags`] or keep messages of one key in [`order`].
 //! - [`settle`] takes them back: ack, nack, reject, extend; [`putback`] ends leases and runs
-//!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged.
+//!   back-offs; [`bury`] makes dead letters, [`removed`] knows which of them were purged;
+//!   [`coalesced`] keeps acks that a full disk has no room for.
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group, and [`salvage`] when no snapshot is whole.
 //! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back;
@@ -19,6 +20,7 @@
 
 pub(crate) mod bury;
 pub(crate) mod claim;
+pub(crate) mod coalesced;
 pub(crate) mod fetch;
 pub(crate) mod gone;
 pub(crate) mod kept;

@@ -91,15 +91,22 @@ pub(crate) fn park(tx: &mut Tx<'_>, head: u32, slot: u32) -> Result<()> {
     Ok(())
 }
 
-/// Frees a slot whose message is settled and which is in no list. If others were parked behind it,
-/// the first of them is READY now.
+/// Frees a slot whose message is settled and which is in no list, as [`leave`].
 #[inline]
 pub(crate) fn settled(tx: &mut Tx<'_>, slot: u32, was: Head) -> Result<()> {
+    leave(tx, slot)?;
+    slot::free(tx, slot, was);
+    Ok(())
+}
+
+/// The message of a slot that is in no list is settled: if others were parked behind it, the first
+/// of them is READY now.
+#[inline]
+pub(crate) fn leave(tx: &mut Tx<'_>, slot: u32) -> Result<()> {
     let key = tx.get(tx.ctl.layout.slot(slot, S_KEY));
     if key != 0 {
         give_way(tx, slot, key)?;
     }
-    slot::free(tx, slot, was);
     Ok(())
 }
 

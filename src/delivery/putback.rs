@@ -44,29 +44,30 @@ pub(super) fn put_back(
         Return::Backoff => backoff(tx, group, attempts, slot),
     };
     note_retry(log, tx, slot, group, head, wait);
-    let state = if wait == 0 {
-        State::Ready
-    } else {
-        State::Waiting
-    };
-    let generation = head.generation;
-    slot::set_head(
-        tx,
-        slot,
-        Head {
-            generation,
-            state,
-            ..head
-        },
-    );
     if wait == 0 {
+        let state = State::Ready;
+        slot::set_head(tx, slot, Head { state, ..head });
         slot::ready_push(tx, group, slot)?;
     } else {
         let due = tx.ctl.host.boottime_ms().saturating_add(wait);
-        slot::wheel_insert(tx, slot, due)?;
-        slot::count(tx, group, State::Waiting);
+        wait_until(tx, slot, group, head, due)?;
     }
     Ok(exhausted)
+}
+
+/// Makes the message of a slot, which is in no list, wait until `due` (BOOTTIME ms).
+pub(super) fn wait_until(
+    tx: &mut Tx<'_>,
+    slot: u32,
+    group: u32,
+    head: Head,
+    due: u64,
+) -> Result<()> {
+    let state = State::Waiting;
+    slot::set_head(tx, slot, Head { state, ..head });
+    slot::wheel_insert(tx, slot, due)?;
+    slot::count(tx, group, State::Waiting);
+    Ok(())
 }
 
 /// Notes attempts in the log if there is room: they only matter after the death of everybody.

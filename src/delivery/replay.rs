@@ -39,6 +39,8 @@ pub(crate) struct Model {
     /// First LSN of the snapshot that replay starts from; 0 = from the beginning of the log.
     snap: u64,
     pub(crate) snap_complete: bool,
+    /// The number of its next piece, as long as none is missing.
+    next_piece: Option<u32>,
     pub(crate) topics: BTreeMap<u32, Topic>,
     pub(super) groups: BTreeMap<u32, Group>,
     producers: BTreeMap<String, producers::InLog>,
@@ -66,8 +68,32 @@ impl Model {
     pub(crate) fn new(snap: u64, jump: u64) -> Self {
         Self {
             snap,
+            next_piece: Some(0),
             jump,
             ..Self::default()
+        }
+    }
+
+    /// Goes over to what the log tells from a later snapshot on, which is whole by now. What was
+    /// missing before it is still to be told.
+    pub(crate) fn go_on_with(&mut self, later: Self) {
+        let before = std::mem::replace(self, later);
+        self.gaps = before.gaps;
+        for (&stream, topic) in &self.topics {
+            // Messages that damage took, and nothing behind them came before the snapshot.
+            let known = before.topics.get(&stream);
+            if let Some(known) = known.filter(|known| known.next < topic.next) {
+                self.gaps.push(Gap {
+                    stream,
+                    first: known.next,
+                    count: topic.next - known.next,
+                });
+            }
+        }
+        self.records = before.records;
+        self.oldest = self.oldest.max(before.oldest);
+        for ((group, _), id) in before.used {
+            self.use_id(group, id);
         }
     }
 
@@ -278,10 +304,15 @@ impl Model {
         if first != self.snap || self.snap == 0 {
             return;
         }
+        // One that lacks a piece is not whole, and never will be.
+        self.next_piece = self
+            .next_piece
+            .filter(|&next| next == piece.head.piece || broken!(MissingPieceIgnored))
+            .map(|next| next.saturating_add(1));
         for item in &piece.items {
             self.load_item(item);
         }
-        self.snap_complete |= piece.head.last;
+        self.snap_complete |= piece.head.last && self.next_piece.is_some();
     }
 
     pub(super) fn load_item(&mut self, item: &SnapItem) {

@@ -2,19 +2,21 @@
 //!
 //! A settlement is fenced by (slot, generation, sequence): every lease has a generation of its
 //! own, so the receipt of an earlier delivery fits nothing. What must outlive the processes is a
-//! record: ACK always, RETRY where there is room (it only counts attempts), RELEASE in one BATCH
-//! with the ACK of a dead letter, so that it is never in both places or in neither.
+//! record: ACK (later, where a full disk has no room for one: see [`coalesced`]), RETRY where there
+//! is room (it only counts attempts), RELEASE in one BATCH with the ACK of a dead letter, so that it
+//! is never in both places or in neither.
 
-use super::bury::{Burial, REASON_REJECTED, bury_ready, dead_letter_topic, has_dead_letters};
+use super::bury::{Burial, REASON_REJECTED, bury_or_postpone, dead_letter_topic, has_dead_letters};
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
-use super::{claim, gone, kept, order};
+use super::{claim, coalesced, gone, kept, order};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Ack, Run, reason};
 use crate::format::record::{self, Draft, Kind, padded};
+use crate::options::Flush;
 use crate::shm::control::{P_FLAGS, P_READY, S_OWNER};
 use crate::shm::id::place_of;
 use crate::shm::{Ctl, Tx, wake};
@@ -78,21 +80,68 @@ fn end_lease(tx: &mut Tx<'_>, held: &Held) -> Result<()> {
 }
 
 /// Settles one delivery as done. Returns the LSN that must be durable for the ack to be.
-/// The deadline is asked for when something must be waited for.
-pub(crate) fn ack(log: &Log, held: &Held, deadline: impl FnOnce() -> u64) -> Result<u64> {
-    settle_with(log, held, reason::ACKED, deadline)
+/// The deadline is asked for when something must be waited for. An ack that `flush` does not want
+/// to be durable succeeds on a full disk, too.
+pub(crate) fn ack(
+    log: &Log,
+    held: &Held,
+    flush: Flush,
+    deadline: impl FnOnce() -> u64,
+) -> Result<u64> {
+    let purpose = purpose_of(flush);
+    match settle_with(log, held, (reason::ACKED, purpose), deadline) {
+        Err(e) if is_without_room(&e, purpose) => coalesce(log, held),
+        settled => settled,
+    }
 }
 
 /// Settles a delivery whose message damage has taken.
 pub(crate) fn lose(log: &Log, held: &Held, deadline: u64) -> Result<u64> {
-    settle_with(log, held, reason::LOST, || deadline)
+    let purpose = Purpose::Coalesce;
+    match settle_with(log, held, (reason::LOST, purpose), || deadline) {
+        Err(e) if is_without_room(&e, purpose) => coalesce(log, held),
+        settled => settled,
+    }
 }
 
-fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) -> Result<u64> {
+/// What acks are for that are to be so durable.
+fn purpose_of(flush: Flush) -> Purpose {
+    match flush {
+        Flush::Sync => Purpose::Settle,
+        Flush::Async => Purpose::Coalesce,
+    }
+}
+
+/// Whether a settlement found the disk full that can do without a record.
+fn is_without_room(error: &Error, purpose: Purpose) -> bool {
+    purpose == Purpose::Coalesce && error.code() == Code::Full
+}
+
+/// Settles a delivery without a record: see [`coalesced`].
+#[cold]
+fn coalesce(log: &Log, held: &Held) -> Result<u64> {
+    let mut tx = log.ctl.begin(log.ctl.patience())?;
+    let Some(head) = check(&tx, held)? else {
+        return Err(lease_lost(log, held));
+    };
+    end_lease(&mut tx, held)?;
+    coalesced::keep(&mut tx, held.slot, held.group, head)?;
+    tx.commit();
+    made_way(log, held.group, 1);
+    kept::settled(&log.ctl);
+    Ok(0)
+}
+
+fn settle_with(
+    log: &Log,
+    held: &Held,
+    (why, purpose): (u8, Purpose),
+    deadline: impl FnOnce() -> u64,
+) -> Result<u64> {
     match Ack::encode_one(held.seq, why) {
         Some(body) => {
             let mut record = record::short(Kind::Ack, held.group, body);
-            settle_by(log, held, &mut record, deadline)
+            settle_by(log, held, (&mut record, purpose), deadline)
         }
         None => {
             let ack = Ack {
@@ -103,7 +152,7 @@ fn settle_with(log: &Log, held: &Held, why: u8, deadline: impl FnOnce() -> u64) 
                 reason: why,
             };
             let mut draft = Draft::new(Kind::Ack, 0, held.group, &[], &[&ack.encode()]);
-            settle_by(log, held, &mut draft.bytes, deadline)
+            settle_by(log, held, (&mut draft.bytes, purpose), deadline)
         }
     }
 }
@@ -125,10 +174,10 @@ pub(super) fn made_way(log: &Log, group: u32, settled: u64) {
 fn settle_by(
     log: &Log,
     held: &Held,
-    record: &mut [u8],
+    (record, purpose): (&mut [u8], Purpose),
     deadline: impl FnOnce() -> u64,
 ) -> Result<u64> {
-    let need = Need::new(record.len(), 0, Purpose::Settle);
+    let need = Need::new(record.len(), 0, purpose);
     let end = log.transact_soon(need, deadline, |tx| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
@@ -159,13 +208,18 @@ pub(crate) fn told_draft(group: u32, first: u64, count: u64) -> Draft {
 pub(crate) fn ack_many(
     log: &Log,
     held: &[Held],
-    group: u32,
+    (group, flush): (u32, Flush),
     deadline: u64,
 ) -> (Vec<Result<()>>, u64) {
+    let purpose = purpose_of(flush);
     let mut results: Vec<Result<()>> = Vec::with_capacity(held.len());
     let mut end = 0;
     for piece in held.chunks(128) {
-        match ack_piece(log, piece, group, deadline) {
+        let acked = match ack_piece(log, piece, (group, purpose), deadline) {
+            Err(e) if is_without_room(&e, purpose) => coalesce_piece(log, piece, group),
+            acked => acked,
+        };
+        match acked {
             Ok((fits, lsn)) => {
                 end = end.max(lsn);
                 made_way(log, group, piece.len() as u64);
@@ -184,9 +238,31 @@ pub(crate) fn ack_many(
     (results, end)
 }
 
-fn ack_piece(log: &Log, held: &[Held], group: u32, deadline: u64) -> Result<(Vec<bool>, u64)> {
+/// As [`coalesce`], of many deliveries: which of them had their lease.
+#[cold]
+fn coalesce_piece(log: &Log, held: &[Held], group: u32) -> Result<(Vec<bool>, u64)> {
+    let mut tx = log.ctl.begin(log.ctl.patience())?;
+    let mut fits = Vec::with_capacity(held.len());
+    for one in held {
+        let head = check(&tx, one)?.filter(|_| one.group == group);
+        fits.push(head.is_some());
+        if let Some(head) = head {
+            end_lease(&mut tx, one)?;
+            coalesced::keep(&mut tx, one.slot, group, head)?;
+        }
+    }
+    tx.commit();
+    Ok((fits, 0))
+}
+
+fn ack_piece(
+    log: &Log,
+    held: &[Held],
+    (group, purpose): (u32, Purpose),
+    deadline: u64,
+) -> Result<(Vec<bool>, u64)> {
     let most = padded(64 + held.len() * 12);
-    let need = Need::new(most, 0, Purpose::Settle);
+    let need = Need::new(most, 0, purpose);
     log.transact(need, deadline, |tx| {
         let mut fits = Vec::with_capacity(held.len());
         let mut seqs = Vec::with_capacity(held.len());
@@ -214,7 +290,7 @@ fn ack_piece(log: &Log, held: &[Held], group: u32, deadline: u64) -> Result<(Vec
 }
 
 /// Joins consecutive sequences. `seqs` ascend.
-fn runs(seqs: &[u64]) -> Vec<Run> {
+pub(super) fn runs(seqs: &[u64]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for &seq in seqs {
         match runs.last_mut() {
@@ -235,18 +311,27 @@ pub(crate) fn acks_are_sync(ctl: &Ctl, group: u32) -> bool {
 
 /// Puts a message back for another attempt, or among the dead letters if it had its last.
 pub(crate) fn nack(log: &Log, held: &Held, back: Return, deadline: u64) -> Result<()> {
-    let need = Need::new(RETRY_LEN, 0, Purpose::Settle);
-    let exhausted = log.transact(need, deadline, |tx| {
+    let need = Need::new(RETRY_LEN, 0, Purpose::Coalesce);
+    let put_back = |tx: &mut Tx<'_>| {
         let Some(head) = check(tx, held)? else {
             return Err(lease_lost(log, held));
         };
         end_lease(tx, held)?;
         put_back(log, tx, held.slot, held.group, head, back)
-    })?;
+    };
+    let exhausted = match log.transact(need, deadline, put_back) {
+        Err(e) if is_without_room(&e, need.purpose) => {
+            let mut tx = log.ctl.begin(deadline)?;
+            let exhausted = put_back(&mut tx)?;
+            tx.commit();
+            exhausted
+        }
+        exhausted => exhausted?,
+    };
     wake_if_ready(log, held.group);
     if exhausted {
         // Ready with no attempt left: if this fails, the next receive does it.
-        let _ = bury_ready(log, held.slot, held.group, held.seq, deadline);
+        let _ = bury_or_postpone(log, held.slot, held.group, held.seq, deadline);
     }
     Ok(())
 }
@@ -265,6 +350,7 @@ pub(crate) fn reject(log: &Log, held: &Held, why: &str, deadline: u64) -> Result
         stream,
         code: REASON_REJECTED,
         reason: why,
+        purpose: Purpose::Settle,
     };
     burial.run(log, deadline, |tx| {
         let Some(head) = check(tx, held)? else {

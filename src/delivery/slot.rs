@@ -4,7 +4,8 @@
 //! A slot is in exactly one list, by its state: FREE slots in the free list; READY ones in their
 //! group's queue; LEASED and WAITING ones in the timer wheel (a hashed wheel, Varghese & Lauck
 //! 1987, whose buckets are lists through the slots); PARKED ones behind the message whose order key
-//! they have. REMOVED ones hold no message and are in none.
+//! they have. SETTLED ones, whose acks the log does not know yet, and REMOVED ones, which hold no
+//! message, are in none.
 //! Indexes read from shared memory are checked before use; one that cannot be means that the memory
 //! is damaged.
 
@@ -31,6 +32,8 @@ pub(crate) enum State {
     Parked = 4,
     /// No message: a run of dead letters that were purged (see [`super::removed`]).
     Removed = 5,
+    /// Acked, and the log does not know it yet (see [`super::coalesced`]).
+    Settled = 6,
 }
 
 /// The first word of a slot, taken apart.
@@ -58,6 +61,7 @@ impl Head {
             3 => State::Ready,
             4 => State::Parked,
             5 => State::Removed,
+            6 => State::Settled,
             _ => return None,
         };
         Some(Self {
@@ -329,7 +333,7 @@ mod tests {
             state: State::Parked,
         };
         assert_eq!(Head::unpack(head.pack()), Some(head));
-        assert_eq!(Head::unpack(6), None);
+        assert_eq!(Head::unpack(7), None);
         for member in [None, Some((0, 7)), Some((1023, u32::MAX))] {
             let owner = Owner {
                 group: 1023,

@@ -25,8 +25,9 @@ use crate::shm::id::{id_in, is_live};
 use crate::shm::lock::low_half;
 use crate::shm::{Ctl, Tx};
 
-/// Largest piece.
+/// Largest piece, and where a full disk has little room: each is reserved as a whole.
 const PIECE: usize = 64 << 10;
+const SHORT_PIECE: usize = 4 << 10;
 /// Slots looked at in one transaction.
 const SLOTS: u32 = 2048;
 
@@ -34,6 +35,8 @@ struct Snapshot<'a> {
     log: &'a Log,
     held: &'a Maintenance<'a>,
     writer: SnapWriter,
+    /// Bytes of its largest piece.
+    most: usize,
     /// LSN of the first piece, 0 before it is appended.
     first: u64,
     /// C0 of each group, by its id.
@@ -54,12 +57,13 @@ pub(crate) fn write(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     let active = tx.global(G_ACTIVE);
     tx.set_global(G_SNAP_FOR, active);
     tx.commit();
-    let limit = PIECE.min(log.max_record(Kind::Snap)) - HEADER;
-    let writer = SnapWriter::new(limit);
+    let most = if log.is_short() { SHORT_PIECE } else { PIECE };
+    let most = most.min(log.max_record(Kind::Snap));
     let mut s = Snapshot {
         log,
         held,
-        writer,
+        writer: SnapWriter::new(most - HEADER),
+        most,
         first: 0,
         cursors: BTreeMap::new(),
         deadline,
@@ -77,7 +81,7 @@ impl Snapshot<'_> {
         last: bool,
         fill: &mut dyn FnMut(&Tx<'_>, &mut SnapWriter) -> bool,
     ) -> Result<bool> {
-        let most = (PIECE.min(self.log.max_record(Kind::Snap)) + 64).next_multiple_of(16);
+        let most = (self.most + 64).next_multiple_of(16);
         let need = Need::new(most, 0, Purpose::Snap);
         let (log, first) = (self.log, self.first);
         let mut blank = SnapWriter::new(most - 64 - HEADER);
@@ -309,7 +313,8 @@ fn outstanding_item(tx: &Tx<'_>, slot: u32, cursors: &BTreeMap<u32, u64>) -> Opt
     let layout = &tx.ctl.layout;
     let word = |w| tx.get(layout.slot(slot, w));
     let head = super::slot::Head::unpack(word(S_HEAD))?;
-    if head.state == State::Free {
+    // An ack that the log does not know yet is written down by leaving its message out.
+    if matches!(head.state, State::Free | State::Settled) {
         return None;
     }
     if head.state == State::Removed {

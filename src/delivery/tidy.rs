@@ -16,8 +16,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::live::{self, Live, Survey};
-use super::{kept, snapshot};
+use super::live::{self, Backlog, Live, Survey};
+use super::{coalesced, kept, snapshot};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose, RESERVE_SLACK};
 use crate::commitlog::catalog::Segment;
@@ -26,7 +26,7 @@ use crate::commitlog::prepare::{Maintenance, SMALLEST};
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
 use crate::shm::control::{
-    G_ACTIVE, G_OLDEST, G_SNAP_BEFORE, G_SNAP_END, R_BASE, R_LIMIT, W_DURABLE,
+    G_ACTIVE, G_OLDEST, G_SETTLED, G_SNAP_BEFORE, G_SNAP_END, R_BASE, R_LIMIT, W_DURABLE,
 };
 
 /// A run is copied forward if that takes less than one of so many of its bytes.
@@ -35,7 +35,8 @@ const SHARE: u64 = 10;
 const RECORDS: usize = 64;
 /// Most bytes of one transaction.
 const BYTES: u64 = 64 << 10;
-/// The shortest copy of a record.
+/// The shortest copy of a message. (Those that are parts of a BATCH are shorter; those are dead
+/// letters, which [`Backlog`] does not count.)
 const SHORTEST: u64 = moved_len(48) as u64;
 
 /// When a store is looked after.
@@ -65,15 +66,35 @@ pub(crate) fn free_space(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     move_forward(log, held, When::AtRest)?;
     log.flush_now(ctl.patience())?;
     for _ in 0..2 {
-        let oldest = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
-        let Some(oldest) = oldest else { return Ok(()) };
-        let needless = oldest.end <= ctl.global(G_SNAP_BEFORE) || log.is_in_region(oldest.number);
-        if needless || Survey::new(log, &Live::read(log)?).holds(&oldest)? {
+        if !snapshot_frees(log)? {
             break;
         }
         snapshot::write(log, held)?;
     }
-    log.flush_now(ctl.patience())
+    log.flush_now(ctl.patience())?;
+    coalesced::note(log)?;
+    if coalesced::crowd(log) {
+        snapshot::write(log, held)?;
+        snapshot::write(log, held)?;
+        log.flush_now(ctl.patience())?;
+        coalesced::note(log)?;
+    }
+    Ok(())
+}
+
+/// Whether the oldest segment can go once there is one snapshot more: nothing in it is needed but
+/// by an older snapshot, or by acks that only a snapshot has room for.
+fn snapshot_frees(log: &Log) -> Result<bool> {
+    let ctl = &log.ctl;
+    let oldest = log.sealed_from(ctl.global(G_OLDEST))?.into_iter().next();
+    let Some(oldest) = oldest.filter(|oldest| !log.is_in_region(oldest.number)) else {
+        return Ok(false);
+    };
+    if Survey::new(log, &Live::when_acks_are_noted(log)?).holds(&oldest)? {
+        return Ok(false);
+    }
+    Ok(oldest.end > ctl.global(G_SNAP_BEFORE)
+        || ctl.global(G_SETTLED) != 0 && Survey::new(log, &Live::read(log)?).holds(&oldest)?)
 }
 
 /// Removes the oldest segments as far as nothing in them is live.
@@ -89,6 +110,12 @@ fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     }
     // What is counted as kept may hold them.
     kept::note(log, held)?;
+    // Mostly consumers have not come so far: that is seen without looking at any message.
+    if let Some(first) = sealed.first().filter(|s| !log.is_in_region(s.number)) {
+        if Backlog::read(ctl).surely_in(log, first)? > log.moved_count()? {
+            return Ok(());
+        }
+    }
     let live = Live::read(log)?;
     let survey = Survey::new(log, &live);
     let pin = snap.min(live.chunk_pin);
@@ -125,10 +152,12 @@ fn move_forward(log: &Log, held: &Maintenance<'_>, when: When) -> Result<bool> {
         if when == When::InUse && tail < moving.look_again_at {
             return Ok(false);
         }
-        let planned = plan(log, moving.paid);
+        let mut read = 0;
+        let planned = plan(log, moving.paid, &mut read);
         log.close_files_to(log.ctl.global(G_ACTIVE));
         let Some((todo, last)) = planned? else {
-            moving.look_again_at = tail + active_span(log) / 4;
+            // What is read in vain stays below a tenth of what is written.
+            moving.look_again_at = tail + (active_span(log) / 4).max(SHARE * read);
             return Ok(false);
         };
         (moving.todo, moving.last) = (todo, last);
@@ -165,13 +194,14 @@ fn active_span(log: &Log) -> u64 {
 
 /// The original LSNs of what must be copied forward so that a run of the oldest segments can go,
 /// and the number of the run's last segment. `None`: it is not worth it, or there is nothing.
-/// Segments up to `paid` have been copied from before, and only wait to be removed.
-fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
+/// Segments up to `paid` have been copied from before, and only wait to be removed. `read` counts
+/// the bytes of the records that were read.
+fn plan(log: &Log, paid: u64, read: &mut u64) -> Result<Option<(VecDeque<u64>, u64)>> {
     let ctl = &log.ctl;
-    let live = Live::read(log)?;
-    let survey = Survey::new(log, &live);
     let mut sealed = log.sealed_from(ctl.global(G_OLDEST))?;
-    let fits = |s: &Arc<Segment>| s.end <= live.chunk_pin && !log.is_in_region(s.number);
+    // A chunk that comes later lies behind what is sealed now.
+    let pin = log.chunk_pin();
+    let fits = |s: &Arc<Segment>| s.end <= pin && !log.is_in_region(s.number);
     sealed.truncate(sealed.iter().take_while(|s| fits(s)).count());
     let span = |s: &Arc<Segment>| s.end - s.base;
     let worth = sealed.iter().map(span).sum::<u64>() / SHARE;
@@ -183,6 +213,13 @@ fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
     } else {
         (worth.min(2 * segment), 0)
     };
+    sealed.truncate(could_be_worth_it(log, &sealed, (paid, gain))?);
+    if sealed.is_empty() {
+        return Ok(None);
+    }
+    // What was acked is not worth a copy: the log learns of it soon.
+    let live = Live::when_acks_are_noted(log)?;
+    let survey = Survey::new(log, &live);
     let (mut run, mut cost, mut freed) = (0, 0, 0);
     let mut todo = VecDeque::new();
     let mut ahead = ReadAhead::default();
@@ -195,7 +232,10 @@ fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
         let left = survey.left_in(segment, usize::try_from(room).unwrap_or(usize::MAX))?;
         for original in left.records {
             match log.read(original, &mut ahead) {
-                Ok(stored) => cost += moved_len(stored.bytes().len()) as u64,
+                Ok(stored) => {
+                    *read += stored.bytes().len() as u64;
+                    cost += moved_len(stored.bytes().len()) as u64;
+                }
                 Err(e) if e.code() == Code::Corrupt => {
                     // It stays where it is, and its segment with it, until whoever is owed it is
                     // told, or it is purged.
@@ -214,6 +254,31 @@ fn plan(log: &Log, paid: u64) -> Result<Option<(VecDeque<u64>, u64)>> {
         }
     }
     Ok(None)
+}
+
+/// How many of the oldest segments the longest run has that may be worth it, for all that is seen
+/// without looking at any message. A backlog must not be looked through again and again.
+fn could_be_worth_it(
+    log: &Log,
+    sealed: &[Arc<Segment>],
+    (paid, gain): (u64, u64),
+) -> Result<usize> {
+    let moved = log.moved_count()?;
+    let backlog = Backlog::read(&log.ctl);
+    let (mut run, mut freed, mut live, mut longest) = (0, 0, 0u64, 0);
+    for (i, segment) in sealed.iter().enumerate() {
+        let span = segment.end - segment.base;
+        freed += span;
+        if segment.number > paid {
+            run += span;
+        }
+        live += backlog.surely_in(log, segment)?;
+        let cost = live.saturating_sub(moved) * SHORTEST;
+        if cost * SHARE < run && freed >= gain {
+            longest = i + 1;
+        }
+    }
+    Ok(longest)
 }
 
 /// Copies records forward until a quarter of the ring is filled with them. False: the plan does not

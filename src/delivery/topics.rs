@@ -75,9 +75,9 @@ fn find_or_make(log: &Log, wanted: &TopicWanted<'_>, deadline: u64) -> Result<u3
         }
         drop(tx);
     }
-    // Dead letters must find a place on a full disk, too.
+    // Dead letters must find a place on a full disk, too, and wait for none in vain.
     let purpose = if crate::format::name::is_internal(name) {
-        Purpose::Settle
+        Purpose::Coalesce
     } else {
         Purpose::Send
     };

@@ -370,6 +370,17 @@ impl Sidecar {
         self.entries_of(stream).last().map(Entry::end_seq)
     }
 
+    /// How many messages of the stream are in this segment.
+    pub(crate) fn count(&self, stream: u32) -> u64 {
+        let offsets = |e: &Entry| {
+            let start = e.first as usize;
+            self.offsets.get(start..start + e.count as usize)
+        };
+        let there = |offsets: &[u32]| offsets.iter().filter(|&&offset| offset != 0).count() as u64;
+        let entries = self.entries_of(stream).iter();
+        entries.filter_map(offsets).map(there).sum()
+    }
+
     /// The streams that have messages in this segment, ascending.
     pub(crate) fn streams(&self) -> impl Iterator<Item = u32> {
         self.entries

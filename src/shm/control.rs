@@ -20,6 +20,7 @@
 //! | `DURABLE` | the flush leader, after fdatasync | F | the old or the new value, both true |
 //! | `FLUSH_STATE`, `FLUSH_ERRNO` | the flush leader | F | RESEALING: the next leader reseals |
 //! | `COME`, `TAKEN`, batch, mean | senders, the flush leader | -, F | a hint: one short wait |
+//! | `UNNOTED` | who acks without a record, `note` | E | 1: whoever flushes looks closer |
 //! | armed, event | anybody | - | a lost hint: costs a wait of at most 50 ms |
 //! | ring bytes | an appender | E | bytes at or above `PUBLISHED`: never read |
 //!
@@ -30,7 +31,7 @@ pub(crate) use super::geometry::Geometry;
 use super::id::place_of;
 
 /// Version of this layout. Another one is refused while members live and rebuilt otherwise.
-pub(crate) const LAYOUT_VERSION: u64 = 3;
+pub(crate) const LAYOUT_VERSION: u64 = 4;
 /// First word of `ctl`.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"keepqctl");
 
@@ -90,6 +91,8 @@ pub(crate) const W_ARMED_DURABLE: usize = P1 + 448;
 pub(crate) const W_DAMAGED: usize = P1 + 456;
 /// Where the log ended when the last WATERMARK record was appended.
 pub(crate) const W_MARKED: usize = P1 + 464;
+/// Some acks may be in shared memory only: 0 = none is, whatever change is half done.
+pub(crate) const W_UNNOTED: usize = P1 + 472;
 
 /// Senders that have come to wait for the disk, ever (a hint, as the next three: see `pace`).
 pub(crate) const W_COME: usize = P1 + 512;
@@ -154,6 +157,8 @@ pub(crate) const G_KEPT_BYTES: usize = 208;
 /// Blocks of tags: the first free one + 1, and the first that was never used.
 pub(crate) const G_TAG_FREE: usize = 216;
 pub(crate) const G_TAG_TOP: usize = 224;
+/// Slots of messages whose acks the log does not know yet (see `delivery::coalesced`).
+pub(crate) const G_SETTLED: usize = 232;
 const GLOBALS: usize = 512;
 
 /// Recent segments: those that may hold bytes not yet durable.
@@ -266,6 +271,8 @@ pub(crate) const P_TAGS: usize = 456;
 pub(crate) const P_TAGS_VERSION: usize = 464;
 /// Messages below this sequence were purged.
 pub(crate) const P_PURGED: usize = 472;
+/// Slots of messages whose acks the log does not know yet.
+pub(crate) const P_SETTLED: usize = 480;
 /// Slots that hold runs of removed dead letters.
 pub(crate) const P_REMOVED: usize = 504;
 
@@ -310,7 +317,8 @@ pub(crate) const SLOT_SIZE: usize = 64;
 pub(crate) const S_HEAD: usize = 0;
 pub(crate) const S_SEQ: usize = 8;
 pub(crate) const S_LSN: usize = 16;
-/// BOOTTIME ms at which the lease or the back-off ends.
+/// BOOTTIME ms at which the lease or the back-off ends; of a settled message where the log ended
+/// when it was acked.
 pub(crate) const S_DUE: usize = 24;
 /// member generation << 32 | member slot + 1 << 16 | place of the group
 pub(crate) const S_OWNER: usize = 32;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::control::{
-    G_TAIL, Layout, UNDO_MAX, W_DAMAGED, W_PUBLISHED, W_ROLLBACKS, W_SUM, W_UNDO_N,
+    G_TAIL, Layout, UNDO_MAX, W_DAMAGED, W_PUBLISHED, W_ROLLBACKS, W_SUM, W_UNDO_N, W_UNNOTED,
 };
 use super::lock::{self, Which};
 use crate::error::{Code, Error, Result};
@@ -76,6 +76,12 @@ impl Ctl {
     pub(crate) fn publish(&self, offset: usize, value: u64) {
         kill_point!();
         self.arena.store(offset, value);
+    }
+
+    /// Says whether some acks may be in shared memory only. Lock E is held; nothing else is said
+    /// while the change that it is about is not committed.
+    pub(crate) fn set_unnoted(&self, may_be: bool) {
+        self.publish(W_UNNOTED, u64::from(may_be));
     }
 
     /// From now on nothing changes shared state through this.

@@ -152,6 +152,16 @@ breaks! {
     RepairNotNoted = "repair_not_noted",
     /// A repair leaves the store without a new snapshot.
     NoSnapshotAfterRepair = "no_snapshot_after_repair",
+    /// What an ack needs that a full disk has no room for is not kept.
+    CoalescedNotKept = "coalesced_not_kept",
+    /// Such an ack counts as written down by snapshots that began before it.
+    CoalescedNotedTooEarly = "coalesced_noted_too_early",
+    /// A snapshot counts as whole though a piece of it is missing.
+    MissingPieceIgnored = "missing_piece_ignored",
+    /// Sends go on before there is a reserve again.
+    ReserveNotReplaced = "reserve_not_replaced",
+    /// Recovery stays with the snapshot it began with.
+    LaterSnapshotIgnored = "later_snapshot_ignored",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }
