@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
 use crate::delivery::tidy::{self, When};
-use crate::delivery::{gone, putback, snapshot};
+use crate::delivery::{gone, putback, snapshot, unnamed};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
 use crate::shm::control::{G_ACTIVE, G_OLDEST, G_SNAP_END, W_DURABLE, W_PUBLISHED, X_NUMBER};
@@ -199,6 +199,7 @@ pub(crate) fn look(log: &Log) {
         putback::release_member(log, (slot, generation), true)
     });
     report("cleaning up after dead members", swept.map(|_| ()));
+    report("ending broadcast consumers", unnamed::end_orphans(log));
     report("freeing what is purged or deleted", gone::finish(log));
     report("ending leases", expire(log));
     if wants_maintenance(log) {

@@ -162,6 +162,10 @@ pub(crate) struct RecvArgs {
     /// Receive as this consumer of the group: each gets every message for itself
     #[arg(long, value_name = "NAME")]
     pub(crate) consumer: Option<String>,
+    /// Receive as a consumer of its own, without a name: it gets every message from the earliest
+    /// kept on, and ends with this command
+    #[arg(long, conflicts_with_all = ["consumer", "no_ack"])]
+    pub(crate) broadcast: bool,
     /// The group gets messages with this tag only; may be repeated. Decided when it is made
     #[arg(short, long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
