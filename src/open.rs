@@ -129,8 +129,8 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
 }
 
 /// Ends broadcast consumers without a name whose members died, after a recovery all there are: who
-/// opens the store for a moment has no keeper that would. Where it fails, it is left to somebody who
-/// has.
+/// opens the store for a moment has no keeper that would. Where it fails, it is left to somebody
+/// who has one.
 fn end_unnamed(log: &Log) {
     let swept = member::sweep(&log.ctl, &|slot, generation| {
         putback::release_member(log, (slot, generation), true)

@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use keepq::sim::{Rng, SimOptions, SimWorld, set_point_hook};
+use keepq::sim::{Fault, FaultPlan, Rng, SimOptions, SimWorld, set_point_hook};
 use keepq::{Code, Flush, Group, Start, limits};
 
-use crate::members::{Member, assert_whole, id_of, kill_at, open, open_with, options};
+use crate::members::{Member, assert_whole, body, id_of, kill_at, open, open_with, options};
 use crate::take;
 
 fn unnamed(m: &Member) -> Group {
@@ -197,13 +197,13 @@ fn a_sender_that_waits_for_room_goes_on_when_the_one_that_was_slow_dies() {
     let mut dying = open(&world);
     dying.group = Some(unnamed(&dying));
     for id in 1..=2 {
-        topic.send(crate::members::body(id, 40)).unwrap();
+        topic.send(body(id, 40)).unwrap();
     }
     assert_eq!(take(&group), [1, 2]);
     assert_eq!(topic.send(b"3").unwrap_err().code(), Code::Full);
     dying.dies();
     living.store.look();
-    topic.send(crate::members::body(3, 40)).unwrap();
+    topic.send(body(3, 40)).unwrap();
     assert_eq!(take(&group), [3]);
 }
 
@@ -470,4 +470,68 @@ fn who_ends_one_of_the_dead_is_killed_and_the_next_does_it() {
         }
         k += 1;
     }
+}
+
+/// Whoever ends one on a disk that fails: it is gone or left to the next, and nothing else is.
+#[test]
+fn a_failed_call_leaves_one_to_the_next_who_ends_it() {
+    for errno in [libc::EIO, libc::ENOSPC] {
+        let mut struck = 0;
+        for nth_call in 1.. {
+            let when = format!("call {nth_call}, errno {errno}");
+            let world = SimWorld::new(SimOptions::default());
+            let m = start(&world);
+            let (hits, calls) = (world.faults_hit(), world.disk_calls());
+            world.plan_fault(FaultPlan {
+                nth_call,
+                error: Fault::Errno(errno),
+                sticky: false,
+            });
+            // A drop has no result; what it fails to do shows below.
+            let Member {
+                group, held, store, ..
+            } = m;
+            drop((group, held));
+            let closed = store.close();
+            struck += world.faults_hit() - hits;
+            let reached = world.disk_calls() - calls >= nth_call;
+            world.clear_fault();
+            assert!(reached || closed.is_ok(), "{when}: {closed:?}");
+            let cut = world.power_cut_with(|_| 1);
+            judge(&cut, &open(&cut), &when);
+            judge(&world, &open(&world), &when);
+            if !reached {
+                break;
+            }
+        }
+        assert!(struck >= 2, "a write and a sync at least");
+    }
+}
+
+#[test]
+fn a_full_disk_takes_the_end_of_one_and_gets_room_by_it() {
+    let world = SimWorld::new(SimOptions {
+        capacity: Some(1 << 20),
+        ..SimOptions::default()
+    });
+    let m = open(&world);
+    let group = m.group("t", "workers");
+    let held_back = unnamed(&m);
+    let full = (1..4_000).find_map(|id| {
+        m.store.look();
+        let sent = m.store.topic("t").unwrap().send(body(id, 3_000));
+        assert!(sent.is_err() || take(&group) == [id]);
+        sent.err()
+    });
+    assert_eq!(full.expect("it fills").code(), Code::Full);
+    drop(held_back);
+    assert_eq!(names(&m), ["workers"]);
+    let cut = open(&world.power_cut_with(|_| 1));
+    assert_eq!(names(&cut), ["workers"]);
+    // What it held back makes room.
+    let sent = (0..50).find(|_| {
+        m.store.look();
+        m.store.topic("t").unwrap().send(b"more").is_ok()
+    });
+    assert!(sent.is_some());
 }
