@@ -141,7 +141,8 @@ impl GroupOptions {
     /// It ends when its handle is dropped (all clones of it, and all deliveries received by them),
     /// when the store is closed or when its process dies, within about 0.1 s as long as somebody
     /// else sends or receives, else with the next open. What it has not settled and its dead
-    /// letters go with it, and so does what it held back on disk. Nothing brings it back.
+    /// letters go with it, and so does what it held back on disk; its leases end, detached ones,
+    /// too. Nothing brings it back.
     ///
     /// In statistics it is `group%%` and 16 hexadecimal digits. With [`create`](Self::create)`
     /// (false)` it is `NotFound`, on a store that is open for reading only `ReadOnly`.

@@ -29,7 +29,9 @@ fn rocketmqs_waits_are_exact_and_the_last_comes_again_and_again() {
     let mut levels = vec![10_000, 30_000];
     levels.extend((1..=10).map(minutes));
     levels.extend([20, 30, 60, 120].map(minutes));
-    let told: Vec<u64> = Backoff::ROCKETMQ.map(|w| w.as_millis() as u64).into();
+    let told: Vec<u64> = Backoff::ROCKETMQ
+        .map(|w| u64::try_from(w.as_millis()).unwrap())
+        .into();
     assert_eq!(told, levels);
     levels.extend([minutes(120); 3]);
     let world = SimWorld::new(SimOptions::default());

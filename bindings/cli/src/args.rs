@@ -211,6 +211,9 @@ pub(crate) struct PeekArgs {
     /// Begin with this sequence
     #[arg(long, value_name = "SEQ", conflicts_with = "group")]
     pub(crate) from: Option<u64>,
+    /// Show messages with this key only, and damaged ones, whose key is not known
+    #[arg(short, long)]
+    pub(crate) key: Option<String>,
     /// Show at most N messages
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub(crate) number: u64,

@@ -411,3 +411,22 @@ fn on_a_read_only_mount_everything_can_be_looked_at_and_nothing_changed() {
     held.ack().unwrap();
     store.close().unwrap();
 }
+
+#[test]
+fn peek_shows_the_messages_with_a_key() {
+    let place = Place::new("key");
+    for (body, key) in [("1", "a"), ("2", "b"), ("3", "a"), ("4", "a")] {
+        place.run(&["send", "t", body, "-k", key]).ok();
+    }
+    place.run(&["send", "t", "5"]).ok();
+    let found = |args: &[&str]| {
+        let done = place
+            .run(&[&["peek", "t", "-o", "raw"], args].concat())
+            .ok();
+        done.text().to_owned()
+    };
+    assert_eq!(found(&["--key", "a"]), "1\n3\n4\n");
+    assert_eq!(found(&["-k", "a", "-n", "1", "--from", "1"]), "3\n");
+    assert_eq!(found(&["-k", "b"]), "2\n");
+    assert_eq!(place.run(&["peek", "t", "-k", "c"]).code, 3);
+}
