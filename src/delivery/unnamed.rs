@@ -25,12 +25,13 @@ fn is_unnamed(ctl: &Ctl, group: u32) -> bool {
 
 /// Whether a group in use ends with its member, and that has left it. Exact under lock E.
 pub(crate) fn is_orphan(ctl: &Ctl, group: u32) -> bool {
-    let left = if broken!(LivingConsumerEnded) {
-        !consumers::is_one(ctl, group, ctl.me())
-    } else {
-        consumers::count(ctl, group) == 0
-    };
-    is_unnamed(ctl, group) && left && ctl.has_group(group)
+    if !is_unnamed(ctl, group) || !ctl.has_group(group) {
+        return false;
+    }
+    if broken!(LivingConsumerEnded) {
+        return !consumers::is_one(ctl, group, ctl.me());
+    }
+    consumers::count(ctl, group) == 0
 }
 
 /// Whether there is any group that ends with its member.
