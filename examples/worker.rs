@@ -32,6 +32,7 @@ fn main() -> keepq::Result<()> {
         factor: 2.0,
         max: Duration::from_secs(1),
         jitter: 0.0,
+        ..Backoff::default()
     };
     let group = store.group("numbers", "checkers");
     let group = group.max_attempts(3).backoff(backoff).open()?;

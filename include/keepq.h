@@ -120,12 +120,13 @@
     { sizeof(keepq_send_opts), 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_MSG_IN_INIT { sizeof(keepq_msg_in), NULL, NULL, 0, NULL }
 #define KEEPQ_GROUP_OPTS_INIT \
-    { sizeof(keepq_group_opts), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0, NULL, 0, NULL, 0, 0, 0 }
+    { sizeof(keepq_group_opts), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0, NULL, 0, NULL, 0, 0, 0, 0, 0 }
 #define KEEPQ_SENT_INIT { sizeof(keepq_sent), 0, { 0 }, 0, 0, 0, 0, 0 }
 #define KEEPQ_DEAD_INFO_INIT { sizeof(keepq_dead_info), 0, 0, 0, 0, NULL, NULL }
 #define KEEPQ_STORE_STATS_INIT { sizeof(keepq_store_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_TOPIC_STATS_INIT { sizeof(keepq_topic_stats), 0, 0, 0, { 0 } }
-#define KEEPQ_GROUP_STATS_INIT { sizeof(keepq_group_stats), 0, 0, 0, 0, 0, 0, { 0 }, { 0 } }
+#define KEEPQ_GROUP_STATS_INIT \
+    { sizeof(keepq_group_stats), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, 0, 0, 0 }
 #define KEEPQ_VERIFY_REPORT_INIT { sizeof(keepq_verify_report), 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_FINDING_INIT { sizeof(keepq_finding), 0, 0, 0, 0, { 0 }, { 0 } }
 #define KEEPQ_ERROR_INFO_INIT { sizeof(keepq_error_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
@@ -184,6 +185,10 @@
 
 // A new group begins with the first message sent at start_ms or later.
 #define KEEPQ_START_TIME 3
+
+// The waits after failures are RocketMQ's: 10 s, 30 s, 1 to 10 min, 20 min, 30 min, 1 h, 2 h, the
+// last again and again, without a random part.
+#define KEEPQ_BACKOFF_ROCKETMQ 1
 
 // Does not apply: not an error of a send.
 #define KEEPQ_OUTCOME_NONE 0
@@ -403,17 +408,23 @@ typedef struct keepq_group_opts {
     const char *const *tags;
     // How many there are.
     size_t n_tags;
-    // With broadcast, this consumer's name, as the name of a group.
+    // With broadcast, this consumer's name, as the name of a group; NULL = it has none.
     const char *consumer;
     // 1 = messages with the same order_key one at a time, in order. For good: it is decided when
     // the group is made.
     int32_t ordered;
     // 1 = each consumer gets every message: it is a group of its own, which is named
-    // "group%consumer" and goes on where it was when it is opened again.
+    // "group%consumer" and goes on where it was when it is opened again. One without a name is
+    // another one each time and ends, with its dead letters, when the group and all messages
+    // received by it are closed and freed, when the store is closed or the process dies.
     int32_t broadcast;
     // How many messages may be in flight at a time (leased, delayed or behind one with the same
     // order_key), up to 1 Mi; half of the store's slots.
     uint64_t max_outstanding;
+    // KEEPQ_BACKOFF_ROCKETMQ, instead of the four backoff_ numbers; 0 = they say it.
+    int32_t backoff;
+    // Always 0.
+    int32_t reserved;
 } keepq_group_opts;
 
 // Bytes that belong to somebody else: here to the message, until it is freed.
@@ -505,6 +516,13 @@ typedef struct keepq_group_stats {
     char topic[256];
     // Its name.
     char name[128];
+    // Messages that wait behind another one with the same order_key.
+    uint64_t parked;
+    // How long ago the oldest message was sent that the group has not settled: the one with the
+    // lowest sequence. -1 = there is none, or it cannot be read.
+    int64_t oldest_age_ms;
+    // Open handles of the store, in all processes, that have the group open.
+    uint64_t consumers;
 } keepq_group_stats;
 
 // What keepq_verify found in all. Start it with KEEPQ_VERIFY_REPORT_INIT.

@@ -96,6 +96,8 @@ pub struct Browse {
     places: Places,
     topic: Arc<str>,
     ahead: ReadAhead,
+    /// Only messages with this key.
+    key: Option<String>,
 }
 
 impl std::fmt::Debug for Browse {
@@ -131,6 +133,7 @@ impl Topic {
             places: Places::new(&self.inner, self.id, Seen::Visible),
             topic: self.name.clone(),
             ahead: ReadAhead::default(),
+            key: None,
         }
     }
 
@@ -165,6 +168,39 @@ impl Browse {
         Ok(self)
     }
 
+    /// Only messages with exactly this key, and damaged ones, whose key is not known.
+    ///
+    /// There is no index of keys: every message is looked at from where this begins, without its
+    /// body, until there is one with the key. [`Browse::last`] counts all of them.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("browse-key");
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic("orders")?;
+    /// orders.message(b"one").key("user-1").send()?;
+    /// orders.message(b"two").key("user-2").send()?;
+    /// let found: Vec<_> = orders.browse().key("user-2").take(10).collect();
+    /// assert_eq!((found.len(), found[0].as_ref().unwrap().seq), (1, 1));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
+    /// Whether the message at this place is passed over, as it has another key.
+    fn passes(&mut self, seq: u64, lsn: u64) -> bool {
+        let Some(key) = &self.key else { return false };
+        let (log, stream) = (&self.places.inner.log, self.places.stream);
+        // What cannot be read is not passed over: what is wrong with it is told by reading it.
+        fetch::has_key(log, stream, (seq, lsn), key, &mut self.ahead).is_ok_and(|has| !has)
+    }
+
     /// The message with exactly this sequence.
     fn read_one(mut self, seq: u64) -> Result<Option<Browsed>> {
         Ok(self.read()?.filter(|found| found.seq == seq))
@@ -172,8 +208,16 @@ impl Browse {
 
     fn read(&mut self) -> Result<Option<Browsed>> {
         let inner = Arc::clone(&self.places.inner);
-        let _call = inner.enter()?;
-        while let Some((seq, lsn)) = self.places.peek()? {
+        loop {
+            // Each by itself: a close does not wait for a long search.
+            let _call = inner.enter()?;
+            let Some((seq, lsn)) = self.places.peek()? else {
+                return Ok(None);
+            };
+            if self.passes(seq, lsn) {
+                self.places.pop();
+                continue;
+            }
             let stream = self.places.stream;
             let content = fetch::fetch(&inner.log, stream, seq, lsn, &mut self.ahead);
             match content {
@@ -189,7 +233,6 @@ impl Browse {
                 }
             }
         }
-        Ok(None)
     }
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::commitlog::index::Candidates;
 use crate::commitlog::read::ReadAhead;
 use crate::delivery::claim::{self, Claim, Claimed, Wanted};
+use crate::delivery::oldest::Oldest;
 use crate::delivery::pick::{self, Labels};
 use crate::delivery::pins::{self, Kept, Pinned};
 use crate::delivery::places::check_group;
@@ -22,7 +23,7 @@ use crate::options::{MessageId, limits};
 use crate::ready::Watch;
 use crate::reports::{GroupStats, Pin};
 use crate::shm::control::{P_CURSOR, P_DEAD, P_LEASED, P_PARKED, P_READY, P_WAITING, T_NEXT};
-use crate::shm::wake;
+use crate::shm::{consumers, wake};
 
 /// Candidates looked up at a time.
 const LOOK_UP: usize = 512;
@@ -60,6 +61,15 @@ impl Drop for Shared {
         }
         if let Some(watch) = self.watch.get_mut() {
             watch.stop();
+        }
+        // Whoever closed the store has left the group, too.
+        if killed!() || self.inner.is_closed() {
+            return;
+        }
+        if let Ok(_call) = self.inner.enter() {
+            if let Err(e) = self.inner.leave_group(self.id) {
+                crate::trace::keeper_failed("leaving a group", &e);
+            }
         }
     }
 }
@@ -271,7 +281,8 @@ impl Group {
         let inner = &self.shared.inner;
         let _call = inner.enter()?;
         let pinned = pins::pinned(&inner.log, &inner.pinned)?;
-        group_stats(inner, self.shared.id, pinned.as_deref())
+        let oldest = Oldest::of(&inner.log.ctl, std::iter::once(self.shared.id));
+        group_stats(inner, self.shared.id, pinned.as_deref(), &oldest)
     }
 }
 
@@ -438,7 +449,12 @@ impl Shared {
 }
 
 /// Counters of a group by its id.
-pub(crate) fn group_stats(inner: &Inner, id: u32, pinned: Option<&Pinned>) -> Result<GroupStats> {
+pub(crate) fn group_stats(
+    inner: &Inner,
+    id: u32,
+    pinned: Option<&Pinned>,
+    oldest: &Oldest,
+) -> Result<GroupStats> {
     let ctl = &inner.log.ctl;
     let tx = ctl.begin_to_read(ctl.patience())?;
     check_group(ctl, id)?;
@@ -457,8 +473,13 @@ pub(crate) fn group_stats(inner: &Inner, id: u32, pinned: Option<&Pinned>) -> Re
         lag,
         dead: word(P_DEAD),
         cursor: word(P_CURSOR),
+        oldest_age: None,
+        consumers: consumers::count(ctl, id),
     };
     drop(tx);
+    let age = |sent| ctl.host.realtime_ms().saturating_sub(sent);
+    let sent = oldest.sent_ms(&inner.log, topic, id);
+    stats.oldest_age = sent.map(|sent| Duration::from_millis(age(sent)));
     let kept = pinned.and_then(|pinned| pinned.of_group(id));
     stats.pin = kept.map(|kept| pin(&stats.topic, Some(&stats.name), kept));
     Ok(stats)

@@ -18,10 +18,21 @@ pub struct GroupOptions {
     store: Store,
     topic: String,
     name: String,
-    consumer: Option<String>,
+    consumer: Consumer,
     settings: GroupSettings,
     create: bool,
     create_topic: bool,
+}
+
+/// Whose the group is.
+#[derive(Debug, Clone)]
+enum Consumer {
+    /// That of all who open it.
+    All,
+    /// One consumer's of its own.
+    Named(String),
+    /// One's that ends with its handle.
+    Unnamed,
 }
 
 impl std::fmt::Debug for GroupOptions {
@@ -39,7 +50,7 @@ impl GroupOptions {
             store,
             topic: topic.to_owned(),
             name: name.to_owned(),
-            consumer: None,
+            consumer: Consumer::All,
             settings: GroupSettings::default(),
             create: true,
             create_topic: true,
@@ -119,7 +130,24 @@ impl GroupOptions {
     /// other consumers of it. Consumer names are as group names; topic, group and consumer together
     /// have at most [`limits::BROADCAST_NAME`] bytes.
     pub fn broadcast(mut self, consumer: &str) -> Self {
-        self.consumer = Some(consumer.to_owned());
+        self.consumer = Consumer::Named(consumer.to_owned());
+        self
+    }
+
+    /// Opens the group as a consumer of its own, as [`GroupOptions::broadcast`] does, but without a
+    /// name: each `open` makes another one, which gets every message from where the group is asked
+    /// to [`start`](Self::start), by default from the earliest that is kept.
+    ///
+    /// It ends when its handle is dropped (all clones of it, and all deliveries received by them),
+    /// when the store is closed or when its process dies, within about 0.1 s as long as somebody
+    /// else sends or receives, else with the next open. What it has not settled and its dead
+    /// letters go with it, and so does what it held back on disk; its leases end, detached ones,
+    /// too. Nothing brings it back.
+    ///
+    /// In statistics it is `group%%` and 16 hexadecimal digits. With [`create`](Self::create)`
+    /// (false)` it is `NotFound`, on a store that is open for reading only `ReadOnly`.
+    pub fn broadcast_unnamed(mut self) -> Self {
+        self.consumer = Consumer::Unnamed;
         self
     }
 
@@ -147,11 +175,7 @@ impl GroupOptions {
     /// `InvalidName`, `InvalidArgument` for an option out of range, `NotFound`, `ConfigMismatch`.
     pub fn open(mut self) -> Result<Group> {
         check_user_name("group", &self.name)?;
-        if let Some(consumer) = self.consumer.take() {
-            check_user_name("consumer", &consumer)?;
-            self.name = broadcast_name(&self.topic, &self.name, &consumer)?;
-            self.settings.broadcast = true;
-        }
+        self.choose_name()?;
         check_ranges(&self.settings, &self.name)?;
         let create = self.create && !self.store.inner().options.read_only;
         let topic = if create && self.create_topic {
@@ -170,11 +194,35 @@ impl GroupOptions {
         };
         let deadline = inner.deadline(Some(inner.options.send_timeout));
         let id = registry::open_group(&inner.log, &wanted, deadline)?;
+        inner.enter_group(id)?;
         Ok(Group::new(
             Arc::clone(inner),
             (topic.id, id),
             (self.topic, self.name),
         ))
+    }
+}
+
+impl GroupOptions {
+    /// The name of the group that stands for the consumer, if it is one's own.
+    fn choose_name(&mut self) -> Result<()> {
+        let inner = self.store.inner();
+        let consumer = match &self.consumer {
+            Consumer::All => return Ok(()),
+            Consumer::Named(consumer) => {
+                check_user_name("consumer", consumer)?;
+                consumer.clone()
+            }
+            Consumer::Unnamed => {
+                inner.check_writable()?;
+                self.settings.unnamed = true;
+                // No user's name has such a character.
+                format!("%{:016x}", inner.log.ctl.host.random())
+            }
+        };
+        self.name = broadcast_name(&self.topic, &self.name, &consumer)?;
+        self.settings.broadcast = true;
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! An open store as its handles share it: the log, the keeper thread, and whether it may be used.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::commitlog::Log;
-use crate::delivery::{pins, putback};
+use crate::delivery::{pins, putback, unnamed};
 use crate::error::{Code, Error, Result};
 use crate::in_flight::InFlight;
 use crate::keeper::Keeper;
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) pin_freed: parking_lot::Condvar,
     /// What is kept for whom, for statistics.
     pub(crate) pinned: pins::Cache,
+    /// How many handles of each group there are.
+    groups: parking_lot::Mutex<BTreeMap<u32, u32>>,
 }
 
 impl Inner {
@@ -81,6 +84,7 @@ impl Inner {
             pins: parking_lot::Mutex::new(0),
             pin_freed: parking_lot::Condvar::new(),
             pinned: pins::Cache::default(),
+            groups: parking_lot::Mutex::default(),
         });
         crate::trace::opened(&inner);
         Ok(inner)
@@ -221,6 +225,35 @@ impl Inner {
         self.wake_waiters();
     }
 
+    /// Notes one more handle of a group: with the first, this member is one of its consumers.
+    pub(crate) fn enter_group(&self, group: u32) -> Result<()> {
+        if self.log.ctl.is_frozen() {
+            return Ok(());
+        }
+        let mut groups = self.groups.lock();
+        unnamed::enter(&self.log, group)?;
+        *groups.entry(group).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Notes one handle less. With the last one a group ends that is a consumer without a name.
+    pub(crate) fn leave_group(&self, group: u32) -> Result<()> {
+        let mut groups = self.groups.lock();
+        match groups.get_mut(&group) {
+            Some(handles) if *handles > 1 => *handles -= 1,
+            Some(_) => {
+                groups.remove(&group);
+                unnamed::leave(&self.log, group)?;
+            }
+            None => {}
+        }
+        drop(groups);
+        if unnamed::is_orphan(&self.log.ctl, group) {
+            return unnamed::end_orphans(&self.log);
+        }
+        Ok(())
+    }
+
     fn wake_waiters(&self) {
         for group in crate::delivery::registry::live_groups(&self.log.ctl) {
             wake::wake_whole_group(&self.log.ctl, group);
@@ -247,6 +280,9 @@ impl Inner {
         self.keeper.stop();
         let alone = self.calls.write();
         let log = &self.log;
+        if let Err(e) = unnamed::end_own(log) {
+            crate::trace::keeper_failed("ending broadcast consumers", &e);
+        }
         let released = putback::release_member(log, (log.ctl.me(), self.generation), false);
         let flushed = match log.check_usable() {
             Ok(()) => {

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::commitlog::Log;
 use crate::commitlog::append::region_of;
 use crate::delivery::tidy::{self, When};
-use crate::delivery::{coalesced, gone, putback, snapshot};
+use crate::delivery::{coalesced, gone, putback, snapshot, unnamed};
 use crate::error::{Code, Result};
 use crate::inner::Inner;
 use crate::shm::control::{
@@ -201,6 +201,7 @@ pub(crate) fn look(log: &Log) {
         putback::release_member(log, (slot, generation), true)
     });
     report("cleaning up after dead members", swept.map(|_| ()));
+    report("ending broadcast consumers", unnamed::end_orphans(log));
     report("freeing what is purged or deleted", gone::finish(log));
     report("ending leases", expire(log));
     report("noting acks", coalesced::note(log));

@@ -74,8 +74,8 @@ pub use group_options::GroupOptions;
 pub use handed::Delivery;
 pub use message::{Message, OutMessage};
 pub use options::{
-    Backoff, Flush, GroupConfig, MessageId, RepairOptions, SendStatus, Sent, Start, StoreConfig,
-    StoreOptions, TopicConfig, WhenFull, limits,
+    Backoff, BackoffKind, Flush, GroupConfig, MessageId, RepairOptions, SendStatus, Sent, Start,
+    StoreConfig, StoreOptions, TopicConfig, WhenFull, limits,
 };
 pub use pending::Pending;
 pub use producer::Producer;

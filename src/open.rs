@@ -10,7 +10,7 @@ use crate::commitlog::append::ring_read;
 use crate::commitlog::recover::Recovery;
 use crate::commitlog::scan::RingImage;
 use crate::commitlog::{HEADER_SPAN, LOG_DIR, Log};
-use crate::delivery::putback;
+use crate::delivery::{putback, unnamed};
 use crate::error::{Code, Error, Result};
 use crate::format::record::{self};
 use crate::format::segment::{self, SegmentHeader, file_name};
@@ -122,7 +122,22 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
         settle_down(&log, &mut report)?;
     }
     drop(opening);
+    if unnamed::is_any(&log.ctl) && !broken!(OrphansKeptByOpen) {
+        end_unnamed(&log);
+    }
     Ok((log, report))
+}
+
+/// Ends broadcast consumers without a name whose members died, after a recovery all there are: who
+/// opens the store for a moment has no keeper that would. Where it fails, it is left to somebody
+/// who has one.
+fn end_unnamed(log: &Log) {
+    let swept = member::sweep(&log.ctl, &|slot, generation| {
+        putback::release_member(log, (slot, generation), true)
+    });
+    if let Err(e) = swept.and_then(|_| unnamed::end_orphans(log)) {
+        crate::trace::keeper_failed("ending broadcast consumers", &e);
+    }
 }
 
 /// Alone after a take-over: releases what the dead held and makes durable what they left.

@@ -362,7 +362,7 @@ pub enum Start {
 }
 
 /// How long a message waits after a failed attempt: `first * factor^(n-1)`, at most `max`, changed
-/// by a random part of at most `jitter`.
+/// by a random part of at most `jitter`; or as RocketMQ has it, [`Backoff::rocketmq`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Backoff {
@@ -374,6 +374,51 @@ pub struct Backoff {
     pub max: Duration,
     /// The random part, 0 to 1 (default 0.1).
     pub jitter: f64,
+    /// What the waits follow (default [`BackoffKind::Exponential`], which the four are for).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub kind: BackoffKind,
+}
+
+/// What the waits of a [`Backoff`] follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub enum BackoffKind {
+    /// The numbers of the [`Backoff`].
+    #[default]
+    Exponential,
+    /// [`Backoff::ROCKETMQ`]; the numbers beside it count for nothing.
+    Rocketmq,
+}
+
+impl Backoff {
+    /// RocketMQ's waits: after the first failure the first, and so on; the last again and again.
+    pub const ROCKETMQ: [Duration; 16] = {
+        let seconds = [
+            10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200,
+        ];
+        let mut waits = [Duration::ZERO; 16];
+        let mut level = 0;
+        while level < waits.len() {
+            waits[level] = Duration::from_secs(seconds[level]);
+            level += 1;
+        }
+        waits
+    };
+
+    /// The waits of [`Backoff::ROCKETMQ`]: 10 s, 30 s, 1 to 10 minutes, 20 and 30 minutes, 1 and
+    /// 2 hours. They are exact, as in RocketMQ: without a random part, and never shorter.
+    #[must_use]
+    pub const fn rocketmq() -> Self {
+        Self {
+            first: Self::ROCKETMQ[0],
+            factor: 1.0,
+            max: Self::ROCKETMQ[15],
+            jitter: 0.0,
+            kind: BackoffKind::Rocketmq,
+        }
+    }
 }
 
 impl Default for Backoff {
@@ -383,6 +428,7 @@ impl Default for Backoff {
             factor: 2.0,
             max: Duration::from_secs(600),
             jitter: 0.1,
+            kind: BackoffKind::Exponential,
         }
     }
 }

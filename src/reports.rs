@@ -1,5 +1,7 @@
 //! What a store tells of itself: what an open found, counters, findings and repairs.
 
+use std::time::Duration;
+
 use crate::options::MessageId;
 
 /// What opening the store found and did.
@@ -99,6 +101,14 @@ pub struct GroupStats {
     pub dead: u64,
     /// Sequence of the next message never looked at.
     pub cursor: u64,
+    /// How long ago the oldest message was sent that the group has not settled: that with the
+    /// lowest sequence, also one that a filter is still to skip; of dead letters that are consumed,
+    /// how long ago it was given up. By the system's clocks here and where it was sent. `None`:
+    /// there is none, or it cannot be read.
+    pub oldest_age: Option<Duration>,
+    /// How many members have the group open: opened stores, in all processes. One that died is
+    /// counted until somebody has cleaned up after it (0.1 s), those that look only are not.
+    pub consumers: u64,
     /// What of it keeps most of the log on disk; `None`: nothing does.
     pub pin: Option<Pin>,
 }

@@ -15,7 +15,7 @@ use crate::shm::control::{
     S_HEAD, S_LINK, S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY,
     W_SUM, W_UNDO_N, W_WRITTEN, WHEEL,
 };
-use crate::shm::{Tx, member, undo};
+use crate::shm::{Tx, consumers, member, undo};
 use crate::sim::{SimProcess, SimWorld};
 use crate::store::Store;
 use crate::sys::{Env, RuntimeDir};
@@ -416,6 +416,14 @@ impl Check<'_> {
                 let there = member::in_use(ctl, of) && member::generation(ctl, of) == generation;
                 self.expect(there, || {
                     format!("slot {slot} is leased to member {of}, generation {generation}, gone")
+                });
+            }
+        }
+        for group in registry::live_groups(ctl) {
+            for of in (0..ctl.layout.geometry.members).filter(|&m| consumers::is_one(ctl, group, m))
+            {
+                self.expect(member::in_use(ctl, of), || {
+                    format!("member {of} has group {group} open, and is gone")
                 });
             }
         }

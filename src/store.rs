@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::limits::TopicSettings;
+use crate::delivery::oldest::Oldest;
 use crate::delivery::pins;
 use crate::delivery::topics::{self, TopicWanted};
 use crate::delivery::{coalesced, kept, live, registry};
@@ -403,8 +404,9 @@ impl Store {
             stats.members += u64::from(member::in_use(ctl, slot));
         }
         let pinned = pins::pinned(log, &self.inner.pinned)?;
+        let oldest = Oldest::of(ctl, registry::live_groups(ctl));
         for group in registry::live_groups(ctl) {
-            match group_stats(&self.inner, group, pinned.as_deref()) {
+            match group_stats(&self.inner, group, pinned.as_deref(), &oldest) {
                 // Deleted meanwhile.
                 Err(e) if e.code() == Code::NotFound => continue,
                 found => stats.groups.push(found?),

@@ -3,6 +3,8 @@
 
 #[path = "support/members.rs"]
 mod members;
+#[path = "broadcast/unnamed.rs"]
+mod unnamed;
 
 use std::time::Duration;
 

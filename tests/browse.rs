@@ -178,3 +178,74 @@ fn an_id_has_sixteen_digits() {
     let id: MessageId = "00000000000010C0".parse().unwrap();
     assert_eq!(id.to_string(), "00000000000010c0");
 }
+
+#[test]
+fn messages_are_found_by_their_key_and_damaged_ones_are_told_of() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open(&world);
+    let topic = m.store.topic("orders").unwrap();
+    let found = |key: &str, from: u64| numbers(topic.browse().key(key).from(from));
+    assert_eq!(found("a", 0), [0; 0]);
+    // Some are too large for one record, most are passed over.
+    for n in 1..=60 {
+        let len = if n % 7 == 0 { 9000 } else { 300 };
+        let body = body(n, len);
+        let message = topic.message(&body);
+        match n % 3 {
+            0 => message.key("a").send().unwrap(),
+            1 => message.key("ab").tag("a").order_key("a").send().unwrap(),
+            _ => message.send().unwrap(),
+        };
+        m.store.maintain().unwrap();
+    }
+    let of = |rest: u64| (1..=60).filter(move |n| n % 3 == rest);
+    assert_eq!(found("a", 0), of(0).collect::<Vec<_>>());
+    assert_eq!(found("ab", 0), of(1).collect::<Vec<_>>());
+    assert_eq!(
+        found("a", 30),
+        of(0).filter(|n| *n > 30).collect::<Vec<_>>()
+    );
+    assert_eq!((found("", 0), found("b", 0)), (vec![], vec![]));
+    let last = topic.browse().last(6).unwrap();
+    assert_eq!(numbers(last.key("a")), [57, 60]);
+    // Dead letters have the key of what was given up.
+    let group = m.group("orders", "billing");
+    for delivery in group.receive_batch(7, Duration::ZERO).unwrap() {
+        delivery.reject("no").unwrap();
+    }
+    m.store.flush(None).unwrap();
+    let letters = m.store.existing_topic("%DLQ%orders%billing").unwrap();
+    assert_eq!(numbers(letters.browse().key("a")), [3, 6]);
+    // It goes on with what comes later.
+    let mut later = topic.browse().key("a").from(60);
+    assert!(later.next().is_none());
+    topic.message(&body(61, 50)).send().unwrap();
+    topic.message(&body(62, 50)).key("a").send().unwrap();
+    assert_eq!(numbers(later), [62]);
+    // A damaged one may have had it.
+    let damaged = topic.browse().from(58).next().unwrap().unwrap();
+    let place = damaged.content.unwrap().id().lsn();
+    m.leaves();
+    let (name, base) = segment_of(&world, place);
+    assert!(world.corrupt(&name, place - base + 60, 1));
+    let m = open_with(&world, options().read_only(true));
+    let topic = m.store.topic("orders").unwrap();
+    let last: Vec<Option<u64>> = topic
+        .browse()
+        .key("a")
+        .from(56)
+        .map(|m| m.unwrap().content.ok().map(|c| id_of(c.body())))
+        .collect();
+    assert_eq!(last, [Some(57), None, Some(60), Some(62)]);
+}
+
+/// The segment file that holds a position, and where it begins in the log.
+fn segment_of(world: &SimWorld, lsn: u64) -> (String, u64) {
+    let files = world.files().into_iter();
+    let segments = files.filter(|(name, _)| name.ends_with(".seg"));
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let mut placed = segments.map(|(name, bytes)| (name, word(&bytes, 24), word(&bytes, 32)));
+    let found = placed.find(|(_, base, size)| (*base..base + size).contains(&lsn));
+    let (name, base, _) = found.unwrap();
+    (name, base)
+}

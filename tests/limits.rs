@@ -252,6 +252,7 @@ fn times_up_to_their_limit_pass_and_longer_ones_are_refused() {
         factor,
         max,
         jitter,
+        ..Backoff::default()
     };
     let good = [
         backoff(most, 1.0, most, 0.0),

@@ -4,6 +4,8 @@
 
 #[path = "support/members.rs"]
 mod members;
+#[path = "options/rocketmq.rs"]
+mod rocketmq;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -20,6 +22,7 @@ fn backoff(first: u64) -> Backoff {
         factor: 1.5,
         max: Duration::from_secs(9),
         jitter: 0.25,
+        ..Backoff::default()
     }
 }
 

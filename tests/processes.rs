@@ -9,6 +9,8 @@
 
 #[path = "children/mod.rs"]
 mod children;
+#[path = "processes/consumers.rs"]
+mod consumers;
 #[path = "processes/forks.rs"]
 mod forks;
 #[path = "processes/namespaces.rs"]

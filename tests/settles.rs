@@ -6,12 +6,14 @@ mod deaths;
 #[path = "support/members.rs"]
 mod members;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use deaths::{Case, NOTHING, run};
-use keepq::sim::{SimOptions, SimWorld};
-use keepq::{Code, Delivery};
-use members::{Member, assert_whole, open};
+use keepq::sim::{SimOptions, SimWorld, set_point_hook};
+use keepq::{Code, Delivery, Group};
+use members::{Member, assert_whole, id_of, open, open_with, options};
 
 fn mail(m: &mut Member) {
     assert_eq!(m.receive("orders", "mail", 4), 4);
@@ -117,4 +119,70 @@ fn acks_of_no_delivery_do_nothing() {
     let before = m.store.published();
     assert!(m.store.ack_many(Vec::<Delivery>::new()).is_empty());
     assert_eq!(m.store.published(), before);
+}
+
+type Ack = fn(&Member, &Group, &[Delivery]) -> Vec<keepq::Result<()>>;
+
+/// Acks two messages at the k-th point of another process's send. Whether that was refused, because
+/// the other was in the middle of its change; `None`: there are fewer points.
+fn ack_in_a_send(k: u64, ack: Ack) -> Option<bool> {
+    let when = format!("at point {k}");
+    let world = SimWorld::new(SimOptions::default());
+    let m = open_with(&world, options().send_timeout(Duration::from_millis(50)));
+    let group = m.store.group("t", "g").lease(Duration::from_secs(3600));
+    let group = group.open().unwrap();
+    (1..=2).for_each(|id| m.send("t", id, 50));
+    let held = Rc::new(group.receive_batch(2, Duration::ZERO).unwrap());
+    assert_eq!(held.len(), 2);
+    let sender = open(&world);
+    let (results, points) = (Rc::new(Cell::new(None)), Cell::new(0));
+    let (told, mine, theirs) = (Rc::clone(&results), group.clone(), Rc::clone(&held));
+    let m = Rc::new(m);
+    let member = Rc::clone(&m);
+    set_point_hook(Some(Box::new(move || {
+        points.set(points.get() + 1);
+        if points.get() == k {
+            told.set(Some(ack(&member, &mine, &theirs)));
+        }
+    })));
+    sender.send_async("u", 9, 50);
+    set_point_hook(None);
+    let results = results.take()?;
+    let refused = results.iter().all(Result::is_err);
+    assert!(refused || results.iter().all(Result::is_ok), "{when}");
+    if refused {
+        let busy = |r: &keepq::Result<()>| r.as_ref().is_err_and(|e| e.code() == Code::Busy);
+        assert!(results.iter().all(busy), "{when}: {results:?}");
+        // The lease stands: one is acked now, the other is dropped.
+        let mut held = Rc::into_inner(held).unwrap();
+        held[0].ack().unwrap();
+        drop(held.pop());
+        let again = group.receive(Duration::ZERO).unwrap().expect(&when);
+        assert_eq!((id_of(again.body()), again.attempt()), (2, 2), "{when}");
+        again.ack().unwrap();
+    } else {
+        drop(held);
+    }
+    world.advance(10_000);
+    let left = group.receive(Duration::ZERO).unwrap();
+    assert!(left.is_none(), "{when}: {left:?}");
+    assert_whole(&m.store, &when);
+    Some(refused)
+}
+
+#[test]
+fn acks_that_are_refused_leave_the_leases_to_the_drop_of_the_messages() {
+    let acks: [Ack; 2] = [
+        |m, _, held| m.store.ack_many(held),
+        |_, group, held| group.ack_many(held),
+    ];
+    for ack in acks {
+        let refused: Vec<bool> = (1..).map_while(|k| ack_in_a_send(k, ack)).collect();
+        let count = refused.iter().filter(|refused| **refused).count();
+        assert!(
+            count > 5 && refused.len() > count,
+            "{count} of {}",
+            refused.len()
+        );
+    }
 }

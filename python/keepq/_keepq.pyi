@@ -102,13 +102,13 @@ class Store:
         lease: Duration | None = None,
         max_attempts: int | None = None,
         ack_flush: Flush | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Literal["rocketmq"] | None = None,
         start: Literal["earliest", "latest"] | int | datetime | None = None,
         codec: CodecName | None = None,
         create: bool = True,
         tags: Sequence[str] | None = None,
         ordered: bool | None = None,
-        broadcast: str | Literal[False] | None = None,
+        broadcast: str | bool | None = None,
         max_outstanding: int | None = None,
     ) -> Group: ...
     def producer(self, name: str) -> Producer: ...
@@ -332,7 +332,7 @@ class Group:
         lease: Duration | None = None,
         max_attempts: int | None = None,
         ack_flush: Flush | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Literal["rocketmq"] | None = None,
         tags: Sequence[str] | None = None,
         max_outstanding: int | None = None,
     ) -> GroupConfig: ...

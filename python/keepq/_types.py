@@ -69,7 +69,7 @@ class GroupConfig:
     """Seconds that a message stays with its receiver."""
     max_attempts: int
     """Deliveries until a message becomes a dead letter."""
-    backoff: Backoff
+    backoff: Backoff | Literal["rocketmq"]
     ack_flush: Flush
     """Whether acks are on disk when they return."""
     max_outstanding: int
@@ -141,6 +141,11 @@ class GroupStats:
     """Dead letters."""
     cursor: int
     """Sequence of the next message never looked at."""
+    oldest_age: float | None
+    """Seconds since the oldest message was sent that the group has not settled: the one with the
+    lowest sequence. None: there is none, or it cannot be read."""
+    consumers: int
+    """Opened stores, in all processes, that have the group open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,11 +122,11 @@ class Worker:
         lease: Duration | None = None,
         max_attempts: int | None = None,
         ack_flush: Flush | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Literal["rocketmq"] | None = None,
         start: Literal["earliest", "latest"] | int | None = None,
         tags: Sequence[str] | None = None,
         ordered: bool | None = None,
-        broadcast: str | None = None,
+        broadcast: str | bool | None = None,
         max_outstanding: int | None = None,
     ) -> Callable[[F], F]:
         """Registers the function below for the messages of a group; returns it as it was.

@@ -252,7 +252,7 @@ pub(crate) fn topic_of_group(ctl: &Ctl, group: u32) -> Result<u32> {
 
 /// Messages that the group has in flight: leased, waiting, ready again and parked.
 #[inline]
-fn held(ctl: &Ctl, group: u32) -> u64 {
+pub(super) fn held(ctl: &Ctl, group: u32) -> u64 {
     let word = |w| ctl.load(ctl.layout.group(group, w));
     word(P_LEASED) + word(P_READY) + word(P_WAITING) + word(P_PARKED)
 }

@@ -99,6 +99,24 @@ pub(crate) fn time_of(
     Ok(meta.sent_at_ms)
 }
 
+/// Whether a message has this key. Its body is not put together.
+pub(crate) fn has_key(
+    log: &Log,
+    stream: u32,
+    (seq, lsn): (u64, u64),
+    key: &str,
+    ahead: &mut ReadAhead,
+) -> Result<bool> {
+    let stored = log.read(lsn, ahead)?;
+    let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
+    if part.kind == Kind::Release {
+        let message = released(log, lsn, release_of(log, lsn, &part)?)?;
+        return Ok(message.key.as_deref() == Some(key));
+    }
+    let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
+    Ok(meta.key == Some(key))
+}
+
 /// The bytes of a message's body, and when it was sent.
 pub(crate) fn size_of(
     log: &Log,

@@ -9,9 +9,11 @@
 
 use std::collections::BTreeSet;
 
-use super::places::{check_group, group_at, live_groups, live_topics, topic_deleted};
+use super::places::{
+    check_group, group_at, group_deleted, live_groups, live_topics, topic_deleted,
+};
 use super::slot::{self, Head, Owner, State};
-use super::{coalesced, kept, order, registry, tags};
+use super::{coalesced, kept, order, registry, tags, unnamed};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::{Code, Error, Result};
@@ -242,17 +244,31 @@ pub(crate) fn delete_topic(log: &Log, topic: u32, deadline: u64) -> Result<u64> 
 pub(crate) fn delete_group(log: &Log, group: u32, deadline: u64) -> Result<u64> {
     delete(log, deadline, &|ctl| {
         check_group(ctl, group)?;
-        let mut doomed = Doomed::default();
-        doomed.add_group(ctl, group);
-        let topic = super::claim::topic_of_group(ctl, group)?;
-        let alone = groups_of(ctl, topic) == [group];
-        // Where it is counted what is kept, all that is needed of it is.
-        if alone && !kept::is_counted(ctl, topic) && !doomed.topics.contains(&topic) {
-            let cursor = ctl.load(ctl.layout.group(group, P_CURSOR));
-            doomed.left = Some((topic, cursor));
-        }
-        Ok((doomed, Some(group)))
+        doom_group(ctl, group)
     })
+}
+
+/// As [`delete_group`], of one that ends with its member, if that has left it.
+pub(super) fn delete_orphan(log: &Log, group: u32, deadline: u64) -> Result<u64> {
+    delete(log, deadline, &|ctl| {
+        if !unnamed::is_orphan(ctl, group) {
+            return Err(group_deleted());
+        }
+        doom_group(ctl, group)
+    })
+}
+
+fn doom_group(ctl: &Ctl, group: u32) -> Result<(Doomed, Option<u32>)> {
+    let mut doomed = Doomed::default();
+    doomed.add_group(ctl, group);
+    let topic = super::claim::topic_of_group(ctl, group)?;
+    let alone = groups_of(ctl, topic) == [group];
+    // Where it is counted what is kept, all that is needed of it is.
+    if alone && !kept::is_counted(ctl, topic) && !doomed.topics.contains(&topic) {
+        let cursor = ctl.load(ctl.layout.group(group, P_CURSOR));
+        doomed.left = Some((topic, cursor));
+    }
+    Ok((doomed, Some(group)))
 }
 
 type Choose<'a> = &'a dyn Fn(&Ctl) -> Result<(Doomed, Option<u32>)>;

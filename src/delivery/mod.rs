@@ -5,7 +5,7 @@
 //!
 //! - [`registry`] names topics and groups, [`producers`] producers, with what they sent last;
 //!   [`topics`] makes topics; [`places`] tells who has which place of the tables, and [`gone`]
-//!   takes away what is purged or deleted.
+//!   takes away what is purged or deleted; [`unnamed`] groups go with their members.
 //! - [`kept`] counts what topics keep; [`limits`] are the options that it is counted for.
 //! - [`slot`] is the table of outstanding messages with its lists and its timer wheel.
 //! - [`claim`] hands messages out under leases; [`fetch`] reads what was handed out.
@@ -16,7 +16,7 @@
 //! - [`snapshot`] writes down what recovery needs; [`replay`] builds the state from the log, with
 //!   [`progress`] for each group, and [`salvage`] when no snapshot is whole.
 //! - [`live`] knows what of the log is still needed; [`tidy`] gives the rest of the disk back;
-//!   [`pins`] tells who keeps how much of it.
+//!   [`pins`] tells who keeps how much of it, [`oldest`] since when a group has something to do.
 
 pub(crate) mod bury;
 pub(crate) mod claim;
@@ -26,6 +26,7 @@ pub(crate) mod gone;
 pub(crate) mod kept;
 pub(crate) mod limits;
 pub(crate) mod live;
+pub(crate) mod oldest;
 pub(crate) mod order;
 pub(crate) mod pick;
 pub(crate) mod pins;
@@ -43,3 +44,4 @@ pub(crate) mod snapshot;
 pub(crate) mod tags;
 pub(crate) mod tidy;
 pub(crate) mod topics;
+pub(crate) mod unnamed;

@@ -11,11 +11,12 @@ use super::slot::{self, Head, Owner, State};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
 use crate::error::Result;
-use crate::format::payload::Retry;
+use crate::format::payload::{GroupConfig, Retry};
 use crate::format::record::{Draft, Kind, padded};
+use crate::options::Backoff;
 use crate::shm::control::{
-    G_TICK, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_MAX_ATTEMPTS, S_DUE, S_OWNER,
-    TICK_MS, WHEEL,
+    G_TICK, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_FLAGS, P_MAX_ATTEMPTS, S_DUE,
+    S_OWNER, TICK_MS, WHEEL,
 };
 use crate::shm::{Tx, wake};
 
@@ -93,9 +94,12 @@ fn note_retry(log: &Log, tx: &mut Tx<'_>, slot: u32, group: u32, head: Head, wai
 }
 
 /// The wait after the attempt with this number: `first * factor^(attempts - 1)`, at most `max`,
-/// changed by at most the jitter's share.
+/// changed by at most the jitter's share; or RocketMQ's.
 fn backoff(tx: &Tx<'_>, group: u32, attempts: u32, slot: u32) -> u64 {
     let word = |w| tx.get(tx.ctl.layout.group(group, w));
+    if word(P_FLAGS) & u64::from(GroupConfig::ROCKETMQ) != 0 {
+        return rocketmq(attempts);
+    }
     let (first, max, shape) = (
         word(P_BACKOFF_FIRST),
         word(P_BACKOFF_MAX),
@@ -124,6 +128,13 @@ fn backoff(tx: &Tx<'_>, group: u32, attempts: u32, slot: u32) -> u64 {
     (wait - swing)
         .saturating_add(offset)
         .max(u64::from(first > 0))
+}
+
+/// RocketMQ's wait after the attempt with this number: exact, and the last again and again.
+fn rocketmq(attempts: u32) -> u64 {
+    let waits = Backoff::ROCKETMQ;
+    let level = (attempts.max(1) as usize - 1).min(waits.len() - 1);
+    u64::try_from(waits[level].as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Ends what is due: leases that expired, back-offs that are over. At most a bounded number.

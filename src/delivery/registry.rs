@@ -13,6 +13,7 @@ use crate::commitlog::append::{Need, Purpose};
 use crate::commitlog::read::ReadAhead;
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{Config, GroupConfig};
+use crate::options::{Backoff, BackoffKind};
 use crate::shm::control::{
     G_GROUPS, G_TOPICS, LIMIT_WORDS, P_BACKOFF_FIRST, P_BACKOFF_MAX, P_BACKOFF_SHAPE, P_CURSOR,
     P_DEAD, P_DEAD_TOPIC, P_FLAGS, P_GENERATION, P_HASH, P_LEASE_MS, P_LOST, P_LOST_COUNT,
@@ -21,7 +22,7 @@ use crate::shm::control::{
     T_NEXT, T_STATE,
 };
 use crate::shm::id::{Life, place_of, state_word};
-use crate::shm::{Ctl, Tx};
+use crate::shm::{Ctl, Tx, consumers};
 
 /// The hash names are found by. Not part of the disk format.
 pub(crate) fn hash_name(name: &str) -> u64 {
@@ -138,7 +139,7 @@ pub(crate) fn enter_topic(tx: &mut Tx<'_>, id: u32, name: &str, flags: u64, firs
 pub(crate) struct GroupSettings {
     pub(crate) lease_ms: Option<u64>,
     pub(crate) max_attempts: Option<u32>,
-    pub(crate) backoff: Option<crate::options::Backoff>,
+    pub(crate) backoff: Option<Backoff>,
     pub(crate) sync_ack: Option<bool>,
     pub(crate) max_outstanding: Option<u32>,
     /// In normal form.
@@ -146,6 +147,8 @@ pub(crate) struct GroupSettings {
     pub(crate) ordered: Option<bool>,
     /// The group is one consumer of its own.
     pub(crate) broadcast: bool,
+    /// It ends with the member that makes it.
+    pub(crate) unnamed: bool,
     pub(crate) start: crate::options::Start,
 }
 
@@ -155,17 +158,14 @@ pub(crate) const GROUP_SYNC_ACK: u64 = 1;
 impl GroupSettings {
     /// The stored form, with the defaults filled in.
     fn config(&self, slots: u32) -> GroupConfig {
-        let backoff = crate::options::Backoff::default();
-        self.over(GroupConfig {
+        let mut config = GroupConfig {
             lease_ms: 30_000,
             max_attempts: 16,
-            backoff_first_ms: ms(backoff.first),
-            backoff_factor_milli: thousandths(backoff.factor),
-            backoff_max_ms: ms(backoff.max),
-            backoff_jitter_milli: thousandths(backoff.jitter),
-            flags: 0,
             max_outstanding: slots / 2,
-        })
+            ..GroupConfig::default()
+        };
+        config.set_backoff(Backoff::default());
+        self.over(config)
     }
 
     /// What is asked explicitly, and the rest as it is stored.
@@ -177,10 +177,7 @@ impl GroupSettings {
             stored.max_attempts = attempts;
         }
         if let Some(backoff) = self.backoff {
-            stored.backoff_first_ms = ms(backoff.first);
-            stored.backoff_factor_milli = thousandths(backoff.factor);
-            stored.backoff_max_ms = ms(backoff.max);
-            stored.backoff_jitter_milli = thousandths(backoff.jitter);
+            stored.set_backoff(backoff);
         }
         if let Some(sync) = self.sync_ack {
             stored.flags = stored.flags & !GroupConfig::SYNC_ACK | u32::from(sync);
@@ -190,6 +187,9 @@ impl GroupSettings {
         }
         if self.broadcast {
             stored.flags |= GroupConfig::BROADCAST;
+        }
+        if self.unnamed {
+            stored.flags |= GroupConfig::BROADCAST | GroupConfig::UNNAMED;
         }
         if let Some(ordered) = self.ordered {
             let flag = GroupConfig::ORDERED;
@@ -205,6 +205,10 @@ impl GroupSettings {
         slots: u32,
         who: &str,
     ) -> Result<()> {
+        if self.unnamed {
+            let text = format!("{who} is another consumer's, by chance; try again");
+            return Err(Error::new(Code::Busy, text));
+        }
         let asked = self.config(slots);
         let differ = |what: &str, asked: String, stored: String| {
             if asked == stored {
@@ -245,16 +249,11 @@ impl GroupSettings {
             differ("max_outstanding", text(&asked), text(stored))?;
         }
         if self.backoff.is_some() {
-            let text = |c: &GroupConfig| {
-                format!(
-                    "first={}ms factor={}/1000 max={}ms jitter={}/1000",
-                    c.backoff_first_ms,
-                    c.backoff_factor_milli,
-                    c.backoff_max_ms,
-                    c.backoff_jitter_milli
-                )
-            };
-            differ("a back-off of", text(&asked), text(stored))?;
+            differ(
+                "a back-off of",
+                asked.shown_backoff(),
+                stored.shown_backoff(),
+            )?;
         }
         Ok(())
     }
@@ -272,19 +271,52 @@ fn thousandths(x: f64) -> u32 {
 }
 
 impl GroupConfig {
+    fn set_backoff(&mut self, asked: Backoff) {
+        let (flag, backoff) = match asked.kind {
+            BackoffKind::Exponential => (0, asked),
+            BackoffKind::Rocketmq => (Self::ROCKETMQ, Backoff::rocketmq()),
+        };
+        self.flags = self.flags & !Self::ROCKETMQ | flag;
+        self.backoff_first_ms = ms(backoff.first);
+        self.backoff_factor_milli = thousandths(backoff.factor);
+        self.backoff_max_ms = ms(backoff.max);
+        self.backoff_jitter_milli = thousandths(backoff.jitter);
+    }
+
+    fn backoff(&self) -> Backoff {
+        if self.flags & Self::ROCKETMQ != 0 {
+            return Backoff::rocketmq();
+        }
+        let time = std::time::Duration::from_millis;
+        Backoff {
+            first: time(self.backoff_first_ms),
+            factor: f64::from(self.backoff_factor_milli) / 1000.0,
+            max: time(self.backoff_max_ms),
+            jitter: f64::from(self.backoff_jitter_milli) / 1000.0,
+            kind: BackoffKind::Exponential,
+        }
+    }
+
+    fn shown_backoff(&self) -> String {
+        if self.flags & Self::ROCKETMQ != 0 {
+            return "rocketmq".to_owned();
+        }
+        format!(
+            "first={}ms factor={}/1000 max={}ms jitter={}/1000",
+            self.backoff_first_ms,
+            self.backoff_factor_milli,
+            self.backoff_max_ms,
+            self.backoff_jitter_milli
+        )
+    }
+
     /// As users see it.
     pub(crate) fn public(&self, tags: Vec<String>) -> crate::options::GroupConfig {
-        use crate::options::{Backoff, Flush};
-        let time = std::time::Duration::from_millis;
+        use crate::options::Flush;
         crate::options::GroupConfig {
-            lease: time(self.lease_ms),
+            lease: std::time::Duration::from_millis(self.lease_ms),
             max_attempts: self.max_attempts,
-            backoff: Backoff {
-                first: time(self.backoff_first_ms),
-                factor: f64::from(self.backoff_factor_milli) / 1000.0,
-                max: time(self.backoff_max_ms),
-                jitter: f64::from(self.backoff_jitter_milli) / 1000.0,
-            },
+            backoff: self.backoff(),
             ack_flush: if self.flags & Self::SYNC_ACK == 0 {
                 Flush::Async
             } else {
@@ -413,6 +445,7 @@ pub(crate) fn open_group(log: &Log, wanted: &GroupWanted<'_>, deadline: u64) -> 
         let start = start_of(tx, wanted, at_time);
         log.append(tx, &mut draft(id, start)?.bytes, 0);
         enter_group(tx, id, wanted.topic, wanted.name, &config, start);
+        consumers::enter(tx, id, ctl.me());
         if let Some(tags) = filter {
             tags::store(tx, id, tags, 1)?;
         }
@@ -454,6 +487,7 @@ pub(crate) fn enter_group(
     for word in [P_DEAD, P_DEAD_TOPIC, P_LOST, P_LOST_COUNT, P_PURGED] {
         tx.set(at(word), 0);
     }
+    consumers::begin(tx, id);
     tx.set(at(P_HASH), hash_name(name));
     tx.set(at(P_TOPIC), u64::from(topic));
     tx.set(at(P_CURSOR), cursor);

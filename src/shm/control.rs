@@ -8,7 +8,7 @@
 //! pins          per member: first LSNs of chunked sends in progress
 //! STATE         everything below is changed by `Tx::set` under E only, and summed:
 //!   globals, recent segments, topics, groups, producers, members, wheel, index, slots, order keys,
-//!   tags
+//!   tags, consumers
 //! ring          the bytes [durable, tail) of the log, and older ones until overwritten
 //! ```
 //!
@@ -351,6 +351,7 @@ pub(crate) struct Layout {
     slots: usize,
     keys: usize,
     tags: usize,
+    consumers: usize,
     pub(crate) state_end: usize,
     pub(crate) ring: usize,
     /// Length of `ctl`.
@@ -378,7 +379,8 @@ impl Layout {
         let slots = page(index + REGIONS * (REGION_HEAD + g.blocks as usize * BLOCK));
         let keys = slots + g.slots as usize * SLOT_SIZE;
         let tags = keys + g.slots as usize * 8;
-        let state_end = page(tags + g.tag_blocks() as usize * TAG_BLOCK);
+        let consumers = tags + g.tag_blocks() as usize * TAG_BLOCK;
+        let state_end = page(consumers + g.groups as usize * g.members.div_ceil(64) as usize * 8);
         let ring = state_end;
         // The ring is at most 256 MiB, which fits every usize keepq runs on.
         #[allow(clippy::cast_possible_truncation)]
@@ -399,6 +401,7 @@ impl Layout {
             slots,
             keys,
             tags,
+            consumers,
             state_end,
             ring,
             size,
@@ -494,6 +497,18 @@ impl Layout {
         self.tags + block as usize * TAG_BLOCK + word
     }
 
+    /// How many words hold a bit for each member.
+    #[inline]
+    pub(crate) const fn consumer_words(&self) -> u32 {
+        self.geometry.members.div_ceil(64)
+    }
+
+    /// A word of the members that have a group open: a bit for each of 64, from the first on.
+    #[inline]
+    pub(crate) const fn consumers(&self, group: u32, word: u32) -> usize {
+        self.consumers + (place_of(group) * self.consumer_words() + word) as usize * 8
+    }
+
     /// A word of an index region's head.
     #[inline]
     pub(crate) const fn region(&self, region: usize, word: usize) -> usize {
@@ -557,7 +572,8 @@ mod tests {
         assert!(l.block(1, g.blocks - 1, BLOCK) <= l.slot(0, 0));
         assert!(l.slot(g.slots - 1, SLOT_SIZE) <= l.key(0));
         assert!(l.key(g.slots - 1) + 8 <= l.tag_block(0, 0));
-        assert!(l.tag_block(g.tag_blocks() - 1, TAG_BLOCK) <= l.ring);
+        assert!(l.tag_block(g.tag_blocks() - 1, TAG_BLOCK) <= l.consumers(0, 0));
+        assert!(l.consumers(g.groups - 1, l.consumer_words() - 1) + 8 <= l.ring);
         assert!(l.topic_armed(g.topics - 1) + 8 <= l.pin(0, 0));
         assert!(l.pin(g.members - 1, PINS) <= l.state);
     }

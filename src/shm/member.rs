@@ -6,6 +6,7 @@
 //! give the byte back. While the byte is ours nobody can join into the slot, and nobody else can
 //! clean it; if we die, the byte is free again and the next one starts over.
 
+use super::consumers;
 use super::control::{
     M_GENERATION, M_LEASES, M_PID, M_SINCE, M_STATE, PINS, W_DURABLE, W_INTENT, W_WRITTEN,
 };
@@ -88,6 +89,7 @@ pub(crate) fn leave(ctl: &Ctl) -> Result<()> {
     let slot = ctl.me();
     clear_pins(ctl, slot);
     let mut tx = ctl.begin(ctl.patience())?;
+    consumers::end(&mut tx, slot);
     tx.set(ctl.layout.member(slot, M_STATE), 0);
     tx.commit();
     ctl.host.unlock_byte(byte(slot));
@@ -163,6 +165,7 @@ fn finish(ctl: &Ctl, slot: u32, release: Release<'_>) -> Result<()> {
     release(slot, generation)?;
     clear_pins(ctl, slot);
     let mut tx = ctl.begin(ctl.patience())?;
+    consumers::end(&mut tx, slot);
     tx.set(ctl.layout.member(slot, M_STATE), 0);
     tx.commit();
     Ok(())

@@ -126,6 +126,12 @@ breaks! {
     FailedNotSticky = "failed_not_sticky",
     /// An asynchronous send is confirmed before its flush.
     PendingBeforeFlush = "pending_before_flush",
+    /// A member that ends stays among the consumers of its groups.
+    ConsumersOutliveMembers = "consumers_outlive_members",
+    /// A broadcast consumer without a name ends although its member has it open.
+    LivingConsumerEnded = "living_consumer_ended",
+    /// Who opens the store leaves broadcast consumers without a name whose members are gone.
+    OrphansKeptByOpen = "orphans_kept_by_open",
     /// Only the result of a producer's last send is recalled.
     OnlyLastSendRecalled = "only_last_send_recalled",
     /// Snapshots leave the results of producers' sends out.

@@ -152,6 +152,60 @@ static void each_consumer_of_a_broadcast_gets_every_message(void **state) {
     OK(keepq_close(q));
 }
 
+/* How many consumers without a name there are. */
+static size_t unnamed(keepq *q) {
+    keepq_group_stats all[8] = {KEEPQ_GROUP_STATS_INIT};
+    size_t i, n, count = 0;
+
+    OK(keepq_groups(q, all, 8, &n));
+    assert_true(n <= 8);
+    for (i = 0; i < n; i++) {
+        count += strncmp(all[i].name, "g%%", 3) == 0;
+    }
+    return count;
+}
+
+static void a_consumer_without_a_name_ends_with_its_handle(void **state) {
+    keepq *q = open_quick("unnamed"), *other;
+    keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT;
+    keepq_group *a, *b, *g = group_of(q, "t", "g"), *none = NULL;
+    keepq_msg *m;
+
+    (void)state;
+    opts.broadcast = 1;
+    send_text(q, "t", "1");
+    a = group_with(q, "g", &opts);
+    b = group_with(q, "g", &opts);
+    assert_int_equal(unnamed(q), 2);
+    send_text(q, "t", "2");
+    ack_text(a, "1");
+    ack_text(b, "1");
+    ack_text(b, "2");
+    ack_text(g, "1");
+    m = receive_text(a, "2");
+    OK(keepq_group_close(b));
+    assert_int_equal(unnamed(q), 1);
+    /* What was received by it holds it. */
+    OK(keepq_group_close(a));
+    assert_int_equal(unnamed(q), 1);
+    OK(keepq_ack(m));
+    OK(keepq_msg_free(m));
+    assert_int_equal(unnamed(q), 0);
+    opts.create = 0;
+    GIVES(KEEPQ_E_NOT_FOUND, keepq_group_open(q, "t", "g", &opts, &none));
+    opts.create = 1;
+    /* And with its store. */
+    other = open_at("unnamed", NULL);
+    a = group_with(other, "g", &opts);
+    assert_int_equal(unnamed(q), 1);
+    OK(keepq_close(other));
+    assert_int_equal(unnamed(q), 0);
+    GIVES(KEEPQ_E_CLOSED, keepq_receive(a, 0, &m));
+    OK(keepq_group_close(a));
+    OK(keepq_group_close(g));
+    OK(keepq_close(q));
+}
+
 static void no_more_are_in_flight_than_the_group_allows(void **state) {
     keepq *q = open_quick("cap");
     keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT, now = KEEPQ_GROUP_OPTS_INIT;
@@ -294,6 +348,7 @@ int main(void) {
         cmocka_unit_test(a_group_gets_the_tags_it_wants),
         cmocka_unit_test(messages_of_a_key_come_one_after_the_other),
         cmocka_unit_test(each_consumer_of_a_broadcast_gets_every_message),
+        cmocka_unit_test(a_consumer_without_a_name_ends_with_its_handle),
         cmocka_unit_test(no_more_are_in_flight_than_the_group_allows),
         cmocka_unit_test(a_purge_takes_what_is_there_and_nothing_later),
         cmocka_unit_test(a_deleted_group_is_gone_and_its_name_is_free),

@@ -143,14 +143,25 @@ static void counters_count(void **state) {
     assert_int_equal(n, 2);
     assert_true(strcmp(groups[0].topic, "t") == 0 && strcmp(groups[0].name, "a") == 0);
     OK(keepq_group_counters(a, &one));
+    assert_true(one.oldest_age_ms >= groups[0].oldest_age_ms && groups[0].oldest_age_ms >= 0);
+    assert_true(one.oldest_age_ms < 600000);
+    groups[0].oldest_age_ms = one.oldest_age_ms;
     assert_memory_equal(&one, &groups[0], sizeof one);
     assert_true(one.ready == 1 && one.in_flight == 1 && one.dead == 1 && one.cursor == 2);
+    assert_true(one.consumers == 1 && one.parked == 0);
     OK(keepq_group_counters(b, &one));
     assert_true(one.ready == 3 && one.in_flight == 0 && one.lag == 3 && one.delayed == 0);
+    assert_true(one.oldest_age_ms >= 0);
     OK(keepq_nack(m, 60000));
     OK(keepq_msg_free(m));
     OK(keepq_group_counters(a, &one));
     assert_true(one.delayed == 1 && one.in_flight == 0);
+    OK(keepq_group_close(a));
+    OK(keepq_groups(q, groups, 1, &n));
+    assert_true(groups[0].consumers == 0 && groups[0].oldest_age_ms >= 0);
+    a = group_of(q, "v", "a");
+    OK(keepq_group_counters(a, &one));
+    assert_true(one.oldest_age_ms == -1 && one.consumers == 1);
     OK(keepq_group_close(a));
     OK(keepq_group_close(b));
     OK(keepq_close(q));
@@ -183,6 +194,45 @@ static void options_of_a_group_are_kept_and_changed(void **state) {
     /* What was read opens the group again. */
     OK(keepq_group_close(g));
     OK(keepq_group_open(q, "t", "g", &now, &g));
+    OK(keepq_group_close(g));
+    OK(keepq_close(q));
+}
+
+static void rocketmqs_waits_are_an_option_of_a_group(void **state) {
+    keepq *q = open_quick("rocketmq");
+    keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT, now = KEEPQ_GROUP_OPTS_INIT;
+    keepq_group_opts change = KEEPQ_GROUP_OPTS_INIT;
+    keepq_group_stats stats = KEEPQ_GROUP_STATS_INIT;
+    keepq_group *g = NULL, *none = NULL;
+    keepq_msg *m;
+
+    (void)state;
+    opts.backoff = KEEPQ_BACKOFF_ROCKETMQ;
+    OK(keepq_group_open(q, "t", "g", &opts, &g));
+    OK(keepq_group_config(g, &now));
+    assert_true(now.backoff == KEEPQ_BACKOFF_ROCKETMQ && now.backoff_first_ms == 0);
+    assert_true(now.backoff_max_ms == 0 && now.backoff_factor == 0 && now.backoff_jitter == 0);
+    /* What was read opens the group again; other waits do not. */
+    OK(keepq_group_close(g));
+    OK(keepq_group_open(q, "t", "g", &now, &g));
+    change.backoff_first_ms = 10;
+    GIVES(KEEPQ_E_CONFIG_MISMATCH, keepq_group_open(q, "t", "g", &change, &none));
+    SAYS("rocketmq");
+    OK(keepq_group_configure(g, &change));
+    OK(keepq_group_config(g, &now));
+    assert_true(now.backoff == 0 && now.backoff_first_ms == 10 && now.backoff_max_ms == 600000);
+    OK(keepq_group_configure(g, &opts));
+    OK(keepq_group_config(g, &now));
+    assert_true(now.backoff == KEEPQ_BACKOFF_ROCKETMQ);
+    send_text(q, "t", "1");
+    m = receive_one(g);
+    OK(keepq_nack(m, -1));
+    OK(keepq_msg_free(m));
+    OK(keepq_group_counters(g, &stats));
+    assert_true(stats.delayed == 1);
+    /* The first wait is ten seconds. */
+    m = NULL;
+    GIVES(KEEPQ_EMPTY, keepq_receive(g, 2000, &m));
     OK(keepq_group_close(g));
     OK(keepq_close(q));
 }
@@ -230,6 +280,7 @@ int main(void) {
         cmocka_unit_test(dead_letters_are_shown_and_removed),
         cmocka_unit_test(counters_count),
         cmocka_unit_test(options_of_a_group_are_kept_and_changed),
+        cmocka_unit_test(rocketmqs_waits_are_an_option_of_a_group),
         cmocka_unit_test(a_new_group_begins_where_it_is_told_to),
     };
     return cmocka_run_group_tests_name("look", tests, NULL, NULL);

@@ -153,6 +153,7 @@ static void wrong_options_of_a_group_are_refused(void **state) {
     static const char *const names[] = {"start",  "lease", "flush", "create", "attempts", "first",
                                         "factor", "max",   "jitter", "time",   "ordered",
                                         "broadcast", "consumer", "tags", "tag", "outstanding",
+                                        "back-off", "two back-offs", "reserved",
                                         "much outstanding"};
     static const char *const no_tag[] = {NULL};
     size_t i;
@@ -173,11 +174,14 @@ static void wrong_options_of_a_group_are_refused(void **state) {
         case 8: opts.backoff_jitter = 1.5; break;
         case 9: opts.start = KEEPQ_START_TIME; opts.start_ms = -1; break;
         case 10: opts.ordered = 2; break;
-        case 11: opts.broadcast = 1; break;
+        case 11: opts.broadcast = 2; break;
         case 12: opts.consumer = "c"; break;
         case 13: opts.n_tags = 1; break;
         case 14: opts.tags = no_tag; opts.n_tags = 1; break;
         case 15: opts.max_outstanding = (1 << 20) + 1; break;
+        case 16: opts.backoff = 2; break;
+        case 17: opts.backoff = KEEPQ_BACKOFF_ROCKETMQ; opts.backoff_max_ms = 1; break;
+        case 18: opts.reserved = 1; break;
         default: opts.max_outstanding = UINT64_C(1) << 32; break;
         }
         check_rc(INVALID, keepq_group_open(q, "t", "g2", &opts, &none), names[i], __FILE__,

@@ -10,7 +10,7 @@ use crate::{open, open_arg, store_var};
 const TEST: &str = "forks::a_forked_child_is_no_member_and_costs_its_parent_nothing";
 
 /// Forks; the child runs this and ends with its result as exit code.
-fn fork(child: impl FnOnce() -> i32) -> i32 {
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child calls `child`, which uses handles that refuse before they lock anything,
     // and ends without cleaning up.
     let pid = unsafe { libc::fork() };
@@ -23,7 +23,7 @@ fn fork(child: impl FnOnce() -> i32) -> i32 {
     pid
 }
 
-fn exit_code(pid: i32) -> i32 {
+pub(crate) fn exit_code(pid: i32) -> i32 {
     assert!(pid > 1);
     let mut status = 0;
     // SAFETY: waits for a child made above.

@@ -536,6 +536,19 @@ async def test_a_task_has_the_same_options(kq: aio.Store) -> None:
     assert (config.tags, config.ordered, config.max_outstanding) == (("x",), True, 9)
 
 
+async def test_a_task_has_a_consumer_without_a_name(kq: aio.Store) -> None:
+    topic, group = kq.topic("t"), kq.group("t", "g", broadcast=True, backoff="rocketmq")
+    await group
+    assert group.name == "g"
+    await topic.send(b"1")
+    async with await group.receive(timeout=20) as message:
+        assert message.body == b"1"
+    assert (await group.config()).backoff == "rocketmq"
+    stats = await group.stats()
+    assert stats.name.startswith("g%%")
+    assert (stats.consumers, stats.oldest_age) == (1, None)
+
+
 async def test_a_task_purges_and_deletes(kq: aio.Store) -> None:
     topic, group = kq.topic("t"), kq.group("t", "g")
     await group

@@ -164,9 +164,11 @@ def test_send_options_of_later_versions_are_refused_by_name(
     assert len(topic) == 0
 
 
-def test_other_options_of_later_versions_are_refused_by_name(kq: keepq.Store) -> None:
-    with pytest.raises(keepq.NotSupported, match="backoff"):
-        kq.group("t", "g", backoff="rocketmq")  # type: ignore[arg-type]
+def test_other_options_that_there_are_not_are_refused_by_name(kq: keepq.Store) -> None:
+    with pytest.raises(keepq.InvalidArgument, match="rocketmq"):
+        kq.group("t", "g", backoff="kafka")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="rocketmq"):
+        kq.group("t", "g", backoff=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         kq.group("t", "g", colour="red")  # type: ignore[call-arg]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from concurrent.futures import Future
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_the_types_are_those_that_are_said(kq: keepq.Store) -> None:
     for letter in group.dlq:
         assert_type(letter, keepq.DeadLetter)
     assert_type(topic.browse(), keepq.Browse[keepq.Browsed])
-    assert_type(group.config().backoff, keepq.Backoff)
+    assert_type(group.config().backoff, keepq.Backoff | Literal["rocketmq"])
+    assert_type(group.stats().oldest_age, float | None)
     assert_type(group.config().lease, float)
     assert_type(group.config().ack_flush, Literal["sync", "async"])
     assert_type(group.stats(), keepq.GroupStats)
@@ -82,7 +84,17 @@ def test_counters_count(kq: keepq.Store) -> None:
     assert everything.segments >= 1 and everything.disk_bytes > 0 and everything.flushes > 0
     [of_topic] = everything.topics
     assert (of_topic.name, of_topic.first_seq, of_topic.next_seq) == ("t", 0, 10)
-    assert of_topic.groups == 1 and everything.groups == (stats,)
+    [of_group] = everything.groups
+    assert of_topic.groups == 1
+    assert stats.oldest_age is not None and of_group.oldest_age is not None
+    assert 0 <= stats.oldest_age <= of_group.oldest_age < 600
+    assert dataclasses.replace(of_group, oldest_age=stats.oldest_age) == stats
+    assert stats.consumers == 1
+    again = kq.group("t", "g")
+    with keepq.open(kq.path) as other:
+        assert other.group("t", "g").stats().consumers == 2
+    assert again.stats().consumers == 1
+    assert kq.group("t", "new", start="latest").stats().oldest_age is None
 
 
 def test_a_recovery_says_what_it_found(path: Path) -> None:

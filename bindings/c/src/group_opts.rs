@@ -6,7 +6,8 @@ use crate::opts::{duration, flag, flush, unknown};
 use crate::sized::SizedStruct;
 use crate::text;
 use engine::{
-    Backoff, Code, Configure, Error, Flush, Group, GroupConfig, GroupOptions, Result, Start,
+    Backoff, BackoffKind, Code, Configure, Error, Flush, Group, GroupConfig, GroupOptions, Result,
+    Start,
 };
 use std::ffi::{CString, c_char};
 use std::mem::size_of;
@@ -21,6 +22,10 @@ pub const KEEPQ_START_LATEST: i32 = 1;
 pub const KEEPQ_START_SEQUENCE: i32 = 2;
 /// A new group begins with the first message sent at start_ms or later.
 pub const KEEPQ_START_TIME: i32 = 3;
+
+/// The waits after failures are RocketMQ's: 10 s, 30 s, 1 to 10 min, 20 min, 30 min, 1 h, 2 h, the
+/// last again and again, without a random part.
+pub const KEEPQ_BACKOFF_ROCKETMQ: i32 = 1;
 
 /// How a group is opened. Start it with KEEPQ_GROUP_OPTS_INIT; zero means not set: then what the
 /// group was made with applies, and for a new group the default that is named.
@@ -58,17 +63,23 @@ pub struct keepq_group_opts {
     pub tags: *const *const c_char,
     /// How many there are.
     pub n_tags: usize,
-    /// With broadcast, this consumer's name, as the name of a group.
+    /// With broadcast, this consumer's name, as the name of a group; NULL = it has none.
     pub consumer: *const c_char,
     /// 1 = messages with the same order_key one at a time, in order. For good: it is decided when
     /// the group is made.
     pub ordered: i32,
     /// 1 = each consumer gets every message: it is a group of its own, which is named
-    /// "group%consumer" and goes on where it was when it is opened again.
+    /// "group%consumer" and goes on where it was when it is opened again. One without a name is
+    /// another one each time and ends, with its dead letters, when the group and all messages
+    /// received by it are closed and freed, when the store is closed or the process dies.
     pub broadcast: i32,
     /// How many messages may be in flight at a time (leased, delayed or behind one with the same
     /// order_key), up to 1 Mi; half of the store's slots.
     pub max_outstanding: u64,
+    /// KEEPQ_BACKOFF_ROCKETMQ, instead of the four backoff_ numbers; 0 = they say it.
+    pub backoff: i32,
+    /// Always 0.
+    pub reserved: i32,
 }
 
 // SAFETY: repr(C), size first; numbers and raw pointers.
@@ -93,6 +104,8 @@ unsafe impl SizedStruct for keepq_group_opts {
         ordered: 0,
         broadcast: 0,
         max_outstanding: 0,
+        backoff: 0,
+        reserved: 0,
     };
 }
 
@@ -111,8 +124,9 @@ impl keepq_group_opts {
         match (flag("broadcast", self.broadcast)?, consumer) {
             (false, None) => {}
             (true, Some(consumer)) => options = options.broadcast(consumer),
-            _ => {
-                let text = "broadcast = 1 and consumer go together; set both or none";
+            (true, None) => options = options.broadcast_unnamed(),
+            (false, Some(_)) => {
+                let text = "consumer is the name of a broadcast consumer; set broadcast = 1, too";
                 return Err(Error::new(Code::InvalidArgument, text));
             }
         }
@@ -225,8 +239,16 @@ impl keepq_group_opts {
             || self.backoff_max_ms != 0
             || self.backoff_factor != 0.0
             || self.backoff_jitter != 0.0;
-        if !is_set {
-            return Ok(None);
+        match (self.backoff, is_set) {
+            _ if self.reserved != 0 => return Err(unknown("reserved", self.reserved)),
+            (0, false) => return Ok(None),
+            (0, true) => {}
+            (KEEPQ_BACKOFF_ROCKETMQ, false) => return Ok(Some(Backoff::rocketmq())),
+            (KEEPQ_BACKOFF_ROCKETMQ, true) => {
+                let text = "backoff says how long the waits are; leave the four numbers 0";
+                return Err(Error::new(Code::InvalidArgument, text));
+            }
+            (other, _) => return Err(unknown("backoff", other)),
         }
         let mut backoff = Backoff::default();
         if self.backoff_first_ms == -1 {
@@ -251,14 +273,31 @@ impl keepq_group_opts {
     /// The stored options of a group. Its tags are those of the list, which must outlive it.
     pub(crate) fn of(config: &GroupConfig, tags: &TagList) -> Self {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        let backoff = &config.backoff;
-        Self {
+        let shown = Self {
             lease_ms: ms(config.lease),
             max_attempts: config.max_attempts,
             ack_flush: match config.ack_flush {
                 Flush::Sync => KEEPQ_FLUSH_SYNC,
                 _ => KEEPQ_FLUSH_ASYNC,
             },
+            tags: if tags.pointers.is_empty() {
+                ptr::null()
+            } else {
+                tags.pointers.as_ptr().cast()
+            },
+            n_tags: tags.pointers.len(),
+            ordered: i32::from(config.ordered),
+            max_outstanding: config.max_outstanding.into(),
+            ..Self::INIT
+        };
+        let backoff = &config.backoff;
+        if backoff.kind == BackoffKind::Rocketmq {
+            return Self {
+                backoff: KEEPQ_BACKOFF_ROCKETMQ,
+                ..shown
+            };
+        }
+        Self {
             backoff_first_ms: if backoff.first.is_zero() {
                 -1
             } else {
@@ -271,15 +310,7 @@ impl keepq_group_opts {
             } else {
                 backoff.jitter
             },
-            tags: if tags.pointers.is_empty() {
-                ptr::null()
-            } else {
-                tags.pointers.as_ptr().cast()
-            },
-            n_tags: tags.pointers.len(),
-            ordered: i32::from(config.ordered),
-            max_outstanding: config.max_outstanding.into(),
-            ..Self::INIT
+            ..shown
         }
     }
 }

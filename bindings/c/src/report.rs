@@ -77,6 +77,13 @@ pub struct keepq_group_stats {
     pub topic: [c_char; 256],
     /// Its name.
     pub name: [c_char; 128],
+    /// Messages that wait behind another one with the same order_key.
+    pub parked: u64,
+    /// How long ago the oldest message was sent that the group has not settled: the one with the
+    /// lowest sequence. -1 = there is none, or it cannot be read.
+    pub oldest_age_ms: i64,
+    /// Open handles of the store, in all processes, that have the group open.
+    pub consumers: u64,
 }
 
 /// What keepq_verify found in all. Start it with KEEPQ_VERIFY_REPORT_INIT.
@@ -177,6 +184,11 @@ impl keepq_group_stats {
             cursor: stats.cursor,
             topic: fixed(&stats.topic),
             name: fixed(&stats.name),
+            parked: stats.parked,
+            oldest_age_ms: stats
+                .oldest_age
+                .map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
+            consumers: stats.consumers,
             ..Self::INIT
         }
     }

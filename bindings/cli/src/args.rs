@@ -162,6 +162,10 @@ pub(crate) struct RecvArgs {
     /// Receive as this consumer of the group: each gets every message for itself
     #[arg(long, value_name = "NAME")]
     pub(crate) consumer: Option<String>,
+    /// Receive as a consumer of its own, without a name: it gets every message from the earliest
+    /// kept on, and ends with this command
+    #[arg(long, conflicts_with_all = ["consumer", "no_ack"])]
+    pub(crate) broadcast: bool,
     /// The group gets messages with this tag only; may be repeated. Decided when it is made
     #[arg(short, long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
@@ -207,6 +211,9 @@ pub(crate) struct PeekArgs {
     /// Begin with this sequence
     #[arg(long, value_name = "SEQ", conflicts_with = "group")]
     pub(crate) from: Option<u64>,
+    /// Show messages with this key only, and damaged ones, whose key is not known
+    #[arg(short, long)]
+    pub(crate) key: Option<String>,
     /// Show at most N messages
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub(crate) number: u64,

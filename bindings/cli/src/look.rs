@@ -149,6 +149,9 @@ pub(crate) fn peek(path: &Path, args: &PeekArgs) -> Result<i32, Failure> {
         (None, None) => 0,
     };
     let mut browse = topic.browse().from(from);
+    if let Some(key) = &args.key {
+        browse = browse.key(key);
+    }
     let mut printer = Printer::new(args.output)?;
     printer.print_some(&mut browse, args.number, &stop)?;
     let code = printer.finish(&stop)?;

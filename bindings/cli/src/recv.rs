@@ -28,6 +28,9 @@ pub(crate) fn run(path: &Path, args: &RecvArgs) -> Result<i32, Failure> {
     if let Some(consumer) = &args.consumer {
         options = options.broadcast(consumer);
     }
+    if args.broadcast {
+        options = options.broadcast_unnamed();
+    }
     if !args.tags.is_empty() {
         options = options.tags(args.tags.iter());
     }

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keepq::{Flush, GroupStats, Pin, StoreStats, TopicStats};
+use keepq::{Backoff, BackoffKind, Flush, GroupStats, Pin, StoreStats, TopicStats};
 use serde_json::{Value, json};
 
 use crate::args::{
@@ -111,15 +111,20 @@ fn prometheus(stats: &StoreStats) -> String {
         let Some((_, Value::Object(first))) = rows.first() else {
             continue;
         };
-        for name in first.iter().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
-            let (kind, end) = if COUNTERS.contains(&name.as_str()) {
-                ("counter", "_total")
-            } else {
-                ("gauge", "")
+        for name in first.keys() {
+            // Where there is no number, there is none to tell.
+            let numbers = || rows.iter().filter(|(_, row)| row[name].is_number());
+            if numbers().next().is_none() {
+                continue;
+            }
+            let (kind, end) = match name.as_str() {
+                "oldest_age" => ("gauge", "_seconds"),
+                counter if COUNTERS.contains(&counter) => ("counter", "_total"),
+                _ => ("gauge", ""),
             };
             // Writing to a string cannot fail.
             let _ = writeln!(text, "# TYPE keepq_{family}_{name}{end} {kind}");
-            for (labels, row) in &rows {
+            for (labels, row) in numbers() {
                 let _ = writeln!(text, "keepq_{family}_{name}{end}{labels} {}", row[name]);
             }
         }
@@ -193,8 +198,14 @@ pub(crate) fn groups(path: &Path, args: &GroupsArgs) -> Result<i32, Failure> {
         }
         GroupsCommand::Info { topic, group, list } => {
             let store = open(path)?;
-            let group = store.group(topic, group).create(false).open()?;
-            let (stats, config) = (group.stats()?, group.config()?);
+            // Before this command counts as one of the consumers.
+            let all = store.stats()?.groups;
+            let opened = store.group(topic, group).create(false).open()?;
+            let found = all
+                .into_iter()
+                .find(|g| &g.topic == topic && &g.name == group);
+            let stats = found.map_or_else(|| opened.stats(), Ok)?;
+            let config = opened.config()?;
             store.close()?;
             let mut row = group_row(&stats);
             row["lease"] = seconds(config.lease);
@@ -204,16 +215,23 @@ pub(crate) fn groups(path: &Path, args: &GroupsArgs) -> Result<i32, Failure> {
                 _ => "sync",
             }
             .into();
-            row["backoff"] = json!({
-                "first": seconds(config.backoff.first),
-                "factor": config.backoff.factor,
-                "max": seconds(config.backoff.max),
-                "jitter": config.backoff.jitter,
-            });
+            row["backoff"] = backoff_row(&config.backoff);
             output::print_object(list.output, &row)?;
         }
     }
     Ok(OK)
+}
+
+fn backoff_row(backoff: &Backoff) -> Value {
+    if backoff.kind == BackoffKind::Rocketmq {
+        return "rocketmq".into();
+    }
+    json!({
+        "first": seconds(backoff.first),
+        "factor": backoff.factor,
+        "max": seconds(backoff.max),
+        "jitter": backoff.jitter,
+    })
 }
 
 fn seconds(time: Duration) -> Value {
@@ -283,6 +301,8 @@ fn group_row(g: &GroupStats) -> Value {
         "lag": g.lag,
         "dead": g.dead,
         "cursor": g.cursor,
+        "oldest_age": g.oldest_age.map(seconds),
+        "consumers": g.consumers,
         "pinned_bytes": pinned_bytes(g.pin.as_ref()),
         "pinned_by": pinned_by(g.pin.as_ref(), false),
     })

@@ -352,10 +352,18 @@ fn stats_count_in_every_form() {
         (&rows[2]["ready"], &rows[2]["in_flight"]),
         (&json!(1), &json!(0))
     );
+    let age = rows[2]["oldest_age"].as_f64().unwrap();
+    assert!((0.0..600.0).contains(&age), "{age}");
+    assert_eq!(rows[2]["consumers"], 0);
     let all: Value = serde_json::from_slice(&place.run(&["stats", "-o", "json"]).ok().out).unwrap();
     assert_eq!(all["topics"][0]["name"], "t");
+    assert_eq!(all["groups"][0]["consumers"], 0);
     let table = place.run(&["stats", "-o", "table"]).ok();
     assert!(table.text().contains("durable"));
+    assert!(table.text().contains("oldest_age"));
+    place.run(&["recv", "t", "-g", "g", "--wait", "0"]).ok();
+    let rows = place.run(&["stats"]).ok().json_lines();
+    assert_eq!(rows[2]["oldest_age"], Value::Null, "it has nothing to do");
 }
 
 #[test]
@@ -502,5 +510,16 @@ fn tags_order_keys_and_consumers_reach_the_group() {
     for consumer in ["one", "two"] {
         let mine = ["-g", "news", "--consumer", consumer];
         assert_eq!(bodies(&mine), "1\n2\n3\n4\n");
+    }
+    // One without a name does each time, and leaves nothing.
+    for _ in 0..2 {
+        assert_eq!(bodies(&["-g", "news", "--broadcast"]), "1\n2\n3\n4\n");
+    }
+    let groups = place.run(&["groups", "ls"]).ok().json_lines();
+    let names: Vec<_> = groups.iter().map(|g| g["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["lanes", "news%one", "news%two", "some"]);
+    for other in [&["--consumer", "one"][..], &["--no-ack"]] {
+        let both = ["recv", "t", "-g", "news", "--broadcast"];
+        assert_eq!(place.run(&[&both, other].concat()).code, 2, "{other:?}");
     }
 }

@@ -12,10 +12,12 @@ use std::process::{Command, Stdio};
 use common::{Done, Place, signal, wait};
 use serde_json::{Value, json};
 
-/// What a group has, before and after something that must not change it.
+/// What a group has, before and after something that must not change it: all but the time.
 fn group(place: &Place, topic: &str, group: &str) -> Value {
     let done = place.run(&["groups", "info", topic, group, "-o", "jsonl"]);
-    done.ok().json_lines().remove(0)
+    let mut row = done.ok().json_lines().remove(0);
+    assert!(row.as_object_mut().unwrap().remove("oldest_age").is_some());
+    row
 }
 
 fn bodies(rows: &[Value]) -> Vec<&str> {
@@ -237,6 +239,20 @@ fn topics_and_groups_have_an_info() {
     assert_eq!(info["ack_flush"], "async");
     let backoff = json!({"first": 1.0, "factor": 2.0, "max": 600.0, "jitter": 0.1});
     assert_eq!(info["backoff"], backoff);
+    // This command is no consumer of what it tells of.
+    assert_eq!(info["consumers"], 0);
+    let store = keepq::Store::open(place.store()).unwrap();
+    let levels = store
+        .group("t", "levels")
+        .backoff(keepq::Backoff::rocketmq());
+    let levels = levels.open().unwrap();
+    let info = group(&place, "t", "levels");
+    assert_eq!(
+        (&info["backoff"], &info["consumers"]),
+        (&json!("rocketmq"), &json!(1))
+    );
+    levels.delete().unwrap();
+    store.close().unwrap();
     let table = place.run(&["groups", "info", "t", "g", "-o", "table"]).ok();
     assert!(table.text().contains("max_attempts"), "{}", table.text());
     let whole = place.run(&["topics", "info", "t", "-o", "json"]).ok();
@@ -252,14 +268,24 @@ fn stats_for_prometheus_say_each_number_once() {
     let place = Place::new("prom");
     place.feed(&["send", "t", "--lines"], b"a\nb\n").ok();
     place.run(&["recv", "t", "-g", "g", "-n", "1"]).ok();
+    // One that sorts before, and has nothing to do.
+    place.run(&["recv", "t", "-g", "all", "--wait", "0"]).ok();
     let done = place.run(&["stats", "-o", "prom"]).ok();
     let lines: Vec<&str> = done.text().lines().collect();
+    // Where there is no number, there is no line.
+    let ages = lines.iter().filter(|l| l.contains("oldest_age")).copied();
+    let ages: Vec<&str> = ages.collect();
+    assert_eq!(ages[0], "# TYPE keepq_group_oldest_age_seconds gauge");
+    let age = ages[1].strip_prefix("keepq_group_oldest_age_seconds{topic=\"t\",group=\"g\"} ");
+    let age: f64 = age.unwrap().parse().unwrap();
+    assert!(ages.len() == 2 && (0.0..600.0).contains(&age), "{ages:?}");
     for line in [
         "# TYPE keepq_store_flushes_total counter",
         "# TYPE keepq_group_ready gauge",
         "keepq_topic_next_seq{topic=\"t\"} 2",
         "keepq_group_ready{topic=\"t\",group=\"g\"} 1",
         "keepq_group_dead{topic=\"t\",group=\"g\"} 0",
+        "keepq_group_consumers{topic=\"t\",group=\"g\"} 0",
     ] {
         let times = lines.iter().filter(|l| **l == line).count();
         assert_eq!(times, 1, "{line} in {}", done.text());
@@ -273,7 +299,8 @@ fn stats_for_prometheus_say_each_number_once() {
         }
         let (series, value) = line.rsplit_once(' ').unwrap();
         assert_eq!(series.split('{').next(), Some(family));
-        assert!(value.parse::<u64>().is_ok(), "{line}");
+        let whole = !series.contains("age_seconds");
+        assert!(!whole || value.parse::<u64>().is_ok(), "{line}");
     }
 }
 
@@ -383,4 +410,23 @@ fn on_a_read_only_mount_everything_can_be_looked_at_and_nothing_changed() {
     );
     held.ack().unwrap();
     store.close().unwrap();
+}
+
+#[test]
+fn peek_shows_the_messages_with_a_key() {
+    let place = Place::new("key");
+    for (body, key) in [("1", "a"), ("2", "b"), ("3", "a"), ("4", "a")] {
+        place.run(&["send", "t", body, "-k", key]).ok();
+    }
+    place.run(&["send", "t", "5"]).ok();
+    let found = |args: &[&str]| {
+        let done = place
+            .run(&[&["peek", "t", "-o", "raw"], args].concat())
+            .ok();
+        done.text().to_owned()
+    };
+    assert_eq!(found(&["--key", "a"]), "1\n3\n4\n");
+    assert_eq!(found(&["-k", "a", "-n", "1", "--from", "1"]), "3\n");
+    assert_eq!(found(&["-k", "b"]), "2\n");
+    assert_eq!(place.run(&["peek", "t", "-k", "c"]).code, 3);
 }

@@ -8,7 +8,7 @@ use crate::kept::Kept;
 use crate::message::Message;
 use crate::store::Store;
 use crate::{report, wait};
-use engine::{Backoff, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
+use engine::{Backoff, BackoffKind, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
@@ -60,7 +60,7 @@ impl<'py> IntoPyObject<'py> for StartArg {
     }
 }
 
-/// `backoff=` of a group: a `keepq.Backoff`.
+/// `backoff=` of a group: a `keepq.Backoff` or "rocketmq".
 #[derive(Clone, Copy)]
 pub(crate) struct BackoffArg(pub(crate) Backoff);
 
@@ -69,12 +69,14 @@ impl<'py> FromPyObject<'_, 'py> for BackoffArg {
 
     fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         let py = obj.py();
+        let text = "backoff is a keepq.Backoff or \"rocketmq\"";
         if obj.is_instance_of::<PyString>() {
-            let text = "backoff= takes a keepq.Backoff in this version of keepq";
-            return Err(error::new(py, Code::NotSupported, text));
+            return match &*obj.extract::<PyBackedStr>()? {
+                "rocketmq" => Ok(Self(Backoff::rocketmq())),
+                _ => Err(error::new(py, Code::InvalidArgument, text)),
+            };
         }
         if !obj.is_instance(backoff_class(py)?)? {
-            let text = "backoff is a keepq.Backoff";
             return Err(pyo3::exceptions::PyTypeError::new_err(text));
         }
         Ok(Self(Backoff {
@@ -82,6 +84,7 @@ impl<'py> FromPyObject<'_, 'py> for BackoffArg {
             factor: obj.getattr("factor")?.extract()?,
             max: obj.getattr("max")?.extract::<Seconds>()?.0,
             jitter: obj.getattr("jitter")?.extract()?,
+            ..Backoff::default()
         }))
     }
 }
@@ -97,7 +100,11 @@ impl<'py> IntoPyObject<'py> for BackoffArg {
             factor,
             max,
             jitter,
+            kind,
         } = self.0;
+        if kind == BackoffKind::Rocketmq {
+            return Ok("rocketmq".into_pyobject(py)?.into_any());
+        }
         backoff_class(py)?.call1((Seconds(first), factor, Seconds(max), jitter))
     }
 }
@@ -107,23 +114,40 @@ fn backoff_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     CLASS.import(py, "keepq._types", "Backoff")
 }
 
-/// `broadcast=` of a group: the name of the consumer that has it for itself.
-pub(crate) struct BroadcastArg(Option<String>);
+/// `broadcast=` of a group: the name of the consumer that has it for itself, or True for one
+/// without a name.
+#[derive(Clone)]
+pub(crate) enum BroadcastArg {
+    No,
+    Named(String),
+    Unnamed,
+}
 
 impl<'py> FromPyObject<'_, 'py> for BroadcastArg {
     type Error = PyErr;
 
     fn extract(obj: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(wanted) = obj.cast::<PyBool>() {
-            if wanted.is_true() {
-                let text = "broadcast= takes the name of the consumer, as in \
-                            broadcast=\"consumer-1\": under that name it gets every message for \
-                            itself and goes on where it was";
-                return Err(error::new(obj.py(), Code::InvalidArgument, text));
-            }
-            return Ok(Self(None));
+        match obj.cast::<PyBool>() {
+            Ok(wanted) if wanted.is_true() => Ok(Self::Unnamed),
+            Ok(_) => Ok(Self::No),
+            Err(_) => Ok(Self::Named(obj.extract()?)),
         }
-        Ok(Self(Some(obj.extract()?)))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for BroadcastArg {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        Ok(match self {
+            Self::Named(consumer) => consumer.into_pyobject(py)?.into_any(),
+            other => {
+                let unnamed = matches!(other, Self::Unnamed);
+                unnamed.into_pyobject(py)?.to_owned().into_any()
+            }
+        })
     }
 }
 
@@ -144,9 +168,13 @@ pub(crate) struct GroupArgs {
 }
 
 impl GroupArgs {
-    /// The consumer that has the group for itself, if one does.
-    fn consumer(&self) -> Option<&str> {
-        self.broadcast.as_ref().and_then(|b| b.0.as_deref())
+    /// Whose the group is.
+    fn consumer(&self, options: GroupOptions) -> GroupOptions {
+        match &self.broadcast {
+            Some(BroadcastArg::Named(consumer)) => options.broadcast(consumer),
+            Some(BroadcastArg::Unnamed) => options.broadcast_unnamed(),
+            Some(BroadcastArg::No) | None => options,
+        }
     }
 
     fn apply(&self, mut options: GroupOptions) -> GroupOptions {
@@ -175,10 +203,7 @@ impl GroupArgs {
         if let Some(n) = self.max_outstanding {
             options = options.max_outstanding(n);
         }
-        if let Some(consumer) = self.consumer() {
-            options = options.broadcast(consumer);
-        }
-        options
+        self.consumer(options)
     }
 }
 
@@ -250,13 +275,15 @@ impl Group {
         self.args.codec.or(self.store.get().codec)
     }
 
-    /// Opens the group for a forked child, with the options it has by now.
+    /// Opens the group for a forked child, with the options it has by now. A consumer without a
+    /// name is the parent's; the child is another one.
     fn again(&self, py: Python<'_>) -> PyResult<Opened> {
         self.store.get().call(py, |opened| {
-            let mut options = opened.store.group(&self.topic, &self.name).create(false);
-            if let Some(consumer) = self.args.consumer() {
-                options = options.broadcast(consumer);
-            }
+            let options = opened.store.group(&self.topic, &self.name);
+            let options = match self.args.broadcast {
+                Some(BroadcastArg::Unnamed) => self.args.apply(options),
+                _ => self.args.consumer(options.create(false)),
+            };
             options.open().map(Opened::new)
         })
     }
@@ -322,7 +349,8 @@ impl Group {
 
 #[pymethods]
 impl Group {
-    /// The group's name; of a broadcast group its name and its consumer's, "group%consumer".
+    /// The group's name; of a broadcast group its name and its consumer's, "group%consumer". Of a
+    /// consumer without a name that of its first process: a forked child has another one.
     #[getter]
     pub(crate) fn name(&self) -> &str {
         &self.full_name
@@ -513,7 +541,7 @@ impl Group {
             .note("start", self.args.start)?
             .note("tags", self.args.tags.as_ref())?
             .note("ordered", self.args.ordered)?
-            .note("broadcast", self.args.consumer())?
+            .note("broadcast", self.args.broadcast.clone())?
             .note("max_outstanding", self.args.max_outstanding)?
             .note("codec", self.args.codec)?;
         let names = (self.topic.clone_ref(py), self.name.clone_ref(py));

@@ -53,6 +53,8 @@ pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
         lag: s.lag,
         dead: s.dead,
         cursor: s.cursor,
+        oldest_age: s.oldest_age.map(|age| age.as_secs_f64()),
+        consumers: s.consumers,
     })
 }
 

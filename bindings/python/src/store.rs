@@ -347,16 +347,16 @@ impl Store {
     ///
     /// lease: seconds a message stays with its receiver (30). max_attempts: deliveries before it
     /// becomes a dead letter (16). ack_flush: "async" (acks survive every process) or "sync" (power
-    /// cuts too). backoff: a keepq.Backoff. start, where a new group begins: "earliest", "latest",
-    /// a sequence, or an aware datetime (the first message sent then or later). Options are stored
-    /// when the group is made; a different explicit value later raises ConfigMismatch.
+    /// cuts too). backoff: a keepq.Backoff or "rocketmq" (16 levels, 10 s to 2 h). start, where a
+    /// new group begins: "earliest", "latest", a sequence, or an aware datetime (the first sent
+    /// then or later). Options are stored when it is made; another value later is ConfigMismatch.
     ///
     /// tags: it gets the messages with one of these tags only, the others count as settled (at most
     /// 16; none = every message). ordered=True: one message of each order_key is in flight at a
     /// time, in the order in which they were sent; fixed when the group is made. broadcast="name":
-    /// opens the group as this consumer, which gets every message for itself and has a position,
-    /// options and dead letters of its own. max_outstanding: the most messages in flight, those
-    /// that wait for a retry or behind their order key included.
+    /// this consumer gets every message and has a position, options and dead letters of its own;
+    /// True: another one at each call, which ends with this object and its messages, its store or
+    /// its process; a forked child is another. max_outstanding: the most in flight, waiting or not.
     ///
     /// create=False: what is missing is NotFound. codec decodes Message.value where the message
     /// does not say what it is (see keepq.open); it belongs to this handle.

@@ -177,7 +177,7 @@ class Group:
         self.topic = topic
         """The name of its topic."""
         self.name = name
-        """The group's name; of a broadcast group "group%consumer"."""
+        """The group's name; of a broadcast group "group%consumer", unless it has no name."""
         self._hands = hands
 
         def open() -> tuple[_keepq.Group, bool]:

@@ -43,7 +43,7 @@ class Store:
     def group(self, topic: str, name: str, **options: Any) -> Group:
         """A consumer group; takes what keepq.Store.group does. Its first use opens it."""
         consumer = options.get("broadcast")
-        shown = f"{name}%{consumer}" if consumer else name
+        shown = f"{name}%{consumer}" if isinstance(consumer, str) else name
         return Group(self._hands, topic, shown, lambda: self._native.group(topic, name, **options))
 
     def producer(self, name: str) -> Producer:

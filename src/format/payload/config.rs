@@ -34,7 +34,8 @@ pub(crate) struct GroupConfig {
     pub(crate) backoff_max_ms: u64,
     /// Random part of a wait, in thousandths of it.
     pub(crate) backoff_jitter_milli: u32,
-    /// [`GroupConfig::SYNC_ACK`], [`GroupConfig::ORDERED`], [`GroupConfig::BROADCAST`].
+    /// [`GroupConfig::SYNC_ACK`], [`GroupConfig::ORDERED`], [`GroupConfig::BROADCAST`],
+    /// [`GroupConfig::ROCKETMQ`], [`GroupConfig::UNNAMED`].
     pub(crate) flags: u32,
     /// The most messages in flight; 0 = the store's limit.
     pub(crate) max_outstanding: u32,
@@ -47,6 +48,13 @@ impl GroupConfig {
     pub(crate) const ORDERED: u32 = 2;
     /// Flag: each named consumer gets every message.
     pub(crate) const BROADCAST: u32 = 4;
+    /// Flag: the waits are RocketMQ's; the numbers of the back-off are its first and last, the
+    /// factor 1 and no jitter.
+    pub(crate) const ROCKETMQ: u32 = 8;
+    /// Flag, with [`GroupConfig::BROADCAST`]: the group ends with the member that has it open.
+    pub(crate) const UNNAMED: u32 = 16;
+    const FLAGS: u32 =
+        Self::SYNC_ACK | Self::ORDERED | Self::BROADCAST | Self::ROCKETMQ | Self::UNNAMED;
     const SIZE: usize = 48;
 
     pub(super) fn write(&self, w: &mut Writer<'_>) {
@@ -77,6 +85,10 @@ impl GroupConfig {
             max_outstanding: r.u32()?,
         };
         r.zeros(4)?;
+        let alone = config.flags & (Self::BROADCAST | Self::UNNAMED) == Self::UNNAMED;
+        if config.flags & !Self::FLAGS != 0 || alone {
+            return Err(Bad::Value);
+        }
         Ok(config)
     }
 }

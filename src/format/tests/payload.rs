@@ -403,6 +403,33 @@ fn unknown_settings_are_refused() {
 }
 
 #[test]
+fn unknown_flags_of_a_group_are_refused() {
+    let with = |flags| Config::GroupConfigure {
+        id: 6,
+        options: GroupConfig {
+            flags,
+            ..group_config()
+        },
+    };
+    for flags in 0..64 {
+        let known = flags < 32 && flags & 20 != 16;
+        let read = Config::decode(&with(flags).encode());
+        assert_eq!(
+            read,
+            if known {
+                Ok(with(flags))
+            } else {
+                Err(Bad::Value)
+            }
+        );
+    }
+    for bit in 5..32 {
+        let read = Config::decode(&with(1 << bit).encode());
+        assert_eq!(read, Err(Bad::Value), "bit {bit}");
+    }
+}
+
+#[test]
 fn a_loss_is_never_empty() {
     for (from, to, count) in [(5, 5, 1), (6, 5, 1), (1, 2, 0)] {
         let gaps = vec![Gap {

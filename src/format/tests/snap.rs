@@ -278,7 +278,7 @@ prop_compose! {
             backoff_factor_milli: a,
             backoff_max_ms: z,
             backoff_jitter_milli: b,
-            flags: a ^ b,
+            flags: (a ^ b) % 16,
             max_outstanding: b ^ c,
         };
         match kind {
