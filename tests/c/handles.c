@@ -85,6 +85,7 @@ static void no_function_takes_this_message(keepq_msg *bad) {
     assert_true(keepq_msg_body(bad).ptr == NULL && keepq_msg_body(bad).len == 0);
     assert_true(keepq_msg_id(bad) == NULL && keepq_msg_topic(bad) == NULL);
     assert_true(keepq_msg_key(bad) == NULL && keepq_msg_tag(bad) == NULL);
+    assert_null(keepq_msg_order_key(bad));
     assert_true(keepq_msg_header(bad, "h").ptr == NULL);
     assert_true(keepq_msg_receipt(bad) == NULL && keepq_msg_seq(bad) == KEEPQ_NO_SEQ);
     assert_true(keepq_msg_attempt(bad) == 0 && keepq_msg_sent_at_ms(bad) == -1);

@@ -6,6 +6,7 @@
 mod bench;
 mod bugs;
 mod c_abi;
+mod c_arguments;
 mod c_bench;
 mod c_consumers;
 mod c_errors;
