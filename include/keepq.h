@@ -121,9 +121,6 @@
 #define KEEPQ_MSG_IN_INIT { sizeof(keepq_msg_in), NULL, NULL, 0, NULL }
 #define KEEPQ_GROUP_OPTS_INIT \
     { sizeof(keepq_group_opts), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0, NULL, 0, NULL, 0, 0, 0 }
-#define KEEPQ_TOPIC_OPTS_INIT { sizeof(keepq_topic_opts), 0, 0, 0, 0, 0, 0 }
-#define KEEPQ_STORE_OPTS_INIT { sizeof(keepq_store_opts), 0, 0, 0 }
-#define KEEPQ_REPAIR_OPTS_INIT { sizeof(keepq_repair_opts), 0, 0 }
 #define KEEPQ_SENT_INIT { sizeof(keepq_sent), 0, { 0 }, 0, 0, 0, 0, 0 }
 #define KEEPQ_DEAD_INFO_INIT { sizeof(keepq_dead_info), 0, 0, 0, 0, NULL, NULL }
 #define KEEPQ_STORE_STATS_INIT { sizeof(keepq_store_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -131,6 +128,9 @@
 #define KEEPQ_GROUP_STATS_INIT { sizeof(keepq_group_stats), 0, 0, 0, 0, 0, 0, { 0 }, { 0 } }
 #define KEEPQ_VERIFY_REPORT_INIT { sizeof(keepq_verify_report), 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_FINDING_INIT { sizeof(keepq_finding), 0, 0, 0, 0, { 0 }, { 0 } }
+#define KEEPQ_TOPIC_OPTS_INIT { sizeof(keepq_topic_opts), 0, 0, 0, 0, 0, 0 }
+#define KEEPQ_STORE_OPTS_INIT { sizeof(keepq_store_opts), 0, 0, 0 }
+#define KEEPQ_REPAIR_OPTS_INIT { sizeof(keepq_repair_opts), 0, 0 }
 #define KEEPQ_REPAIR_REPORT_INIT { sizeof(keepq_repair_report), 0, 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_REPAIR_NOTE_INIT { sizeof(keepq_repair_note), 0, 0, 0, 0, { 0 }, { 0 } }
 #define KEEPQ_ERROR_INFO_INIT { sizeof(keepq_error_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
