@@ -198,6 +198,15 @@ static void a_producer_neither_skips_nor_sends_after_another_took_its_name(void 
     OK(keepq_send(q, "t", "x", 1, &opts, NULL));
     opts.producer_seq = 2;
     GIVES(KEEPQ_E_PRODUCER_FENCED, keepq_send(other, "t", "x", 1, &opts, NULL));
+    /* A topic that was deleted meanwhile is made anew for it, and its numbers go on. */
+    OK(keepq_topic_delete(other, "t"));
+    OK(keepq_send(q, "t", "x", 1, &opts, &sent));
+    assert_true(sent.seq == 0 && sent.duplicate == 0);
+    OK(keepq_topic_delete(other, "t"));
+    opts.producer_seq = 3;
+    OK(keepq_send_async(q, "t", "x", 1, &opts, NULL, NULL, NULL));
+    OK(keepq_producer_open(q, "loader", &next));
+    assert_int_equal(next, 4);
     OK(keepq_close(other));
     OK(keepq_close(q));
 }
