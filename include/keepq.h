@@ -115,7 +115,7 @@
 
 /* How each struct starts: keepq_open_opts opts = KEEPQ_OPEN_OPTS_INIT; */
 #define KEEPQ_OPEN_OPTS_INIT \
-    { sizeof(keepq_open_opts), 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
+    { sizeof(keepq_open_opts), 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0 }
 #define KEEPQ_SEND_OPTS_INIT \
     { sizeof(keepq_send_opts), 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_MSG_IN_INIT { sizeof(keepq_msg_in), NULL, NULL, 0, NULL }
@@ -129,6 +129,11 @@
     { sizeof(keepq_group_stats), 0, 0, 0, 0, 0, 0, { 0 }, { 0 }, 0, 0, 0 }
 #define KEEPQ_VERIFY_REPORT_INIT { sizeof(keepq_verify_report), 0, 0, 0, 0, 0, 0 }
 #define KEEPQ_FINDING_INIT { sizeof(keepq_finding), 0, 0, 0, 0, { 0 }, { 0 } }
+#define KEEPQ_TOPIC_OPTS_INIT { sizeof(keepq_topic_opts), 0, 0, 0, 0, 0, 0 }
+#define KEEPQ_STORE_OPTS_INIT { sizeof(keepq_store_opts), 0, 0, 0 }
+#define KEEPQ_REPAIR_OPTS_INIT { sizeof(keepq_repair_opts), 0, 0 }
+#define KEEPQ_REPAIR_REPORT_INIT { sizeof(keepq_repair_report), 0, 0, 0, 0, 0, 0, 0 }
+#define KEEPQ_REPAIR_NOTE_INIT { sizeof(keepq_repair_note), 0, 0, 0, 0, { 0 }, { 0 } }
 #define KEEPQ_ERROR_INFO_INIT { sizeof(keepq_error_info), 0, 0, 0, 0, 0, NULL, NULL, NULL }
 
 
@@ -150,7 +155,8 @@
 // In shared memory when the call returns: survives the death of every process.
 #define KEEPQ_FLUSH_ASYNC 2
 
-// An asynchronous or one-way send for which there is no room waits for it.
+// A send for which there is no room: while too many asynchronous and one-way sends are in flight
+// it waits; for a limit of its topic or the store, it does what those were made with.
 #define KEEPQ_WHEN_FULL_DEFAULT 0
 
 // It waits for room, at most the send's time.
@@ -189,6 +195,20 @@
 // The waits after failures are RocketMQ's: 10 s, 30 s, 1 to 10 min, 20 min, 30 min, 1 h, 2 h, the
 // last again and again, without a random part.
 #define KEEPQ_BACKOFF_ROCKETMQ 1
+
+// keepq_repair_note.kind: something that was done, or would be; in order.
+#define KEEPQ_REPAIR_ACTION 1
+
+// Messages of a topic that are gone: first_seq and count. Each group that had not settled them is
+// told once, by a keepq_receive that returns KEEPQ_E_CORRUPT.
+#define KEEPQ_REPAIR_LOST_MESSAGES 2
+
+// What else is not known any more: names of topics, where groups stood.
+#define KEEPQ_REPAIR_LOST_STATE 3
+
+// A copy of a damaged file as it was, or a file that is no part of the log any more; text is its
+// path, relative to the store.
+#define KEEPQ_REPAIR_QUARANTINED 4
 
 // Does not apply: not an error of a send.
 #define KEEPQ_OUTCOME_NONE 0
@@ -251,14 +271,31 @@ typedef struct keepq_open_opts {
     // How many asynchronous and one-way sends of this handle may wait for the disk; 0 = 1024, at
     // most 1 Mi.
     uint32_t max_in_flight;
-    // Must be 0.
-    uint32_t reserved;
+    // What a send to a new store does while max_bytes has no room for it: KEEPQ_WHEN_FULL_*; the
+    // default is to refuse.
+    int32_t when_full;
     // How many bytes of bodies they may have; 0 = 64 MiB.
     uint64_t max_in_flight_bytes;
     // Where a new store keeps its shared memory, if not in its own directory: an absolute path,
     // best on tmpfs, the same in every process. NULL = in its own directory.
     const char *runtime_dir;
+    // The most bytes of bodies that all topics of a new store keep together; 0 = no limit. See
+    // keepq_topic_opts, and keepq_configure to change it.
+    uint64_t max_bytes;
 } keepq_open_opts;
+
+// What all topics of a store keep together. Start it with KEEPQ_STORE_OPTS_INIT; 0 = not set: it
+// stays; -1 = none.
+typedef struct keepq_store_opts {
+    // sizeof(keepq_store_opts).
+    size_t size;
+    // The most bytes of bodies that all topics keep together; see keepq_topic_opts.
+    int64_t max_bytes;
+    // What a send does while that has no room for it, as for a topic.
+    int32_t when_full;
+    // Must be 0.
+    int32_t reserved;
+} keepq_store_opts;
 
 // A named value that goes with a message.
 typedef struct keepq_header {
@@ -427,6 +464,34 @@ typedef struct keepq_group_opts {
     int32_t reserved;
 } keepq_group_opts;
 
+// How much a topic keeps, and what is kept in it. Start it with KEEPQ_TOPIC_OPTS_INIT; 0 = not
+// set: in a new topic that is none, in one that is there it stays; -1 = none.
+//
+// A topic keeps its messages from the first one on that some group has not settled, or that is
+// retained; a topic without groups keeps all. One that was settled out of order counts until all
+// before it are. Dead letters do not count. Nothing that is kept is ever dropped for a limit, and
+// no ack, nack or dead letter waits for one.
+typedef struct keepq_topic_opts {
+    // sizeof(keepq_topic_opts).
+    size_t size;
+    // The most bytes of bodies that are kept. A body larger than that is KEEPQ_E_LIMIT_EXCEEDED.
+    int64_t max_bytes;
+    // The most messages that are kept.
+    int64_t max_messages;
+    // How long after its sending a message is kept although every group has settled it, for groups
+    // that are made later.
+    int64_t retain_ms;
+    // How many bytes of the last messages are kept although every group has settled them. With
+    // retain_ms too, a message is kept as long as either asks for it.
+    int64_t retain_bytes;
+    // What a send does while a limit has no room for it: KEEPQ_WHEN_FULL_REFUSE (that of a new
+    // topic) = KEEPQ_E_FULL, KEEPQ_WHEN_FULL_WAIT = it waits within its time, then
+    // KEEPQ_E_TIMEOUT. Either way the message is not stored.
+    int32_t when_full;
+    // Must be 0.
+    int32_t reserved;
+} keepq_topic_opts;
+
 // Bytes that belong to somebody else: here to the message, until it is freed.
 typedef struct keepq_bytes {
     // The first byte; NULL if there is no such thing.
@@ -554,13 +619,64 @@ typedef struct keepq_finding {
     uint64_t length;
     // 1 = damage of what had been durable, 0 = only worth knowing.
     int32_t damage;
-    // Always 0.
-    int32_t reserved;
+    // 1 = it was damage that keepq_repair has dealt with: what it took is lost, its groups are
+    // told of it. Then damage is 0.
+    int32_t known;
     // The file, relative to the store.
     char file[256];
     // What is wrong, one sentence.
     char reason[512];
 } keepq_finding;
+
+// How a store is repaired. Start it with KEEPQ_REPAIR_OPTS_INIT.
+typedef struct keepq_repair_opts {
+    // sizeof(keepq_repair_opts).
+    size_t size;
+    // 1 = only find out what a repair would do: nothing on the disk is changed.
+    int32_t dry_run;
+    // Must be 0.
+    int32_t reserved;
+} keepq_repair_opts;
+
+// What keepq_repair came to. Start it with KEEPQ_REPAIR_REPORT_INIT.
+typedef struct keepq_repair_report {
+    // sizeof(keepq_repair_report).
+    size_t size;
+    // How many notes there are: of actions, of lost messages, of lost state, of quarantined files,
+    // in this order. 0 = nothing needed repair.
+    uint64_t notes;
+    // How many of them are actions.
+    uint64_t actions;
+    // How many messages are gone.
+    uint64_t lost_messages;
+    // How many damages there were of what had been durable.
+    uint64_t damages_before;
+    // How many are left, or would be; 0 = the store is in order.
+    uint64_t damages_after;
+    // Messages in the log afterwards.
+    uint64_t messages;
+    // Bytes read, afterwards.
+    uint64_t bytes;
+} keepq_repair_report;
+
+// One thing that keepq_repair tells. In an array the first one's size is that of all; start that
+// with KEEPQ_REPAIR_NOTE_INIT.
+typedef struct keepq_repair_note {
+    // sizeof(keepq_repair_note).
+    size_t size;
+    // Of lost messages: the first of their sequences.
+    uint64_t first_seq;
+    // Of lost messages: how many sequences.
+    uint64_t count;
+    // One of KEEPQ_REPAIR_*.
+    int32_t kind;
+    // Always 0.
+    int32_t reserved;
+    // Of lost messages: their topic.
+    char topic[256];
+    // It in words, one sentence.
+    char text[512];
+} keepq_repair_note;
 
 // Done.
 #define KEEPQ_OK 0
@@ -703,6 +819,20 @@ keepq_rc keepq_close(struct keepq *q);
 // KEEPQ_E_FAILED; the disk's.
 keepq_rc keepq_flush(struct keepq *q, int64_t timeout_ms);
 
+// Changes the store's own options, for every process, durably; what is 0 stays as it is. The first
+// limit counts what all topics keep already, which takes time in proportion to that. opts may not
+// be NULL.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_configure(struct keepq *q, const struct keepq_store_opts *opts);
+
+// Fills out with the options that the store has now; -1 = none. They may be passed on to
+// keepq_configure.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
+keepq_rc keepq_config(struct keepq *q, struct keepq_store_opts *out);
+
 // Makes every keepq_receive and keepq_receive_batch that waits now, in any thread of this process
 // on this store, return KEEPQ_E_INTERRUPTED. From a thread, not from a signal handler.
 //
@@ -724,13 +854,14 @@ keepq_rc keepq_check_abi(uint32_t header_version);
 // durability asked for was reached: by default, on disk. Tries again within its time after a
 // retriable error, and never appends twice. Once the arguments are found good, out tells what
 // became of the message, also after an error: KEEPQ_OUTCOME_NOT_STORED (safe to send again) or
-// KEEPQ_OUTCOME_MAYBE_STORED.
+// KEEPQ_OUTCOME_MAYBE_STORED. A topic that keeps as much as it may refuses it or lets it wait, as
+// keepq_topic_opts.when_full says.
 //
 // Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 // KEEPQ_E_INVALID_NAME (topic or producer), KEEPQ_E_LIMIT_EXCEEDED, KEEPQ_E_INCOMPATIBLE (a newer
 // header's field is set), KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FLUSH_TIMEOUT
-// (stored, not confirmed: wait with keepq_flush), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED;
-// the disk's.
+// (stored, not confirmed: wait with keepq_flush), KEEPQ_E_FULL and KEEPQ_E_TIMEOUT (also of a
+// limit of the topic or the store), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
 keepq_rc keepq_send(struct keepq *q,
                     const char *topic,
                     const void *body,
@@ -747,8 +878,8 @@ keepq_rc keepq_send(struct keepq *q,
 // Errors: those of the call itself, when nothing is sent and out is untouched:
 // KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED
 // (n); else one of keepq_send's: KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE,
-// KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the
-// disk's.
+// KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL, KEEPQ_E_PRODUCER_GAP,
+// KEEPQ_E_PRODUCER_FENCED; the disk's.
 keepq_rc keepq_send_batch(struct keepq *q,
                           const struct keepq_msg_in *msgs,
                           size_t n,
@@ -783,8 +914,8 @@ keepq_rc keepq_producer_open(struct keepq *q, const char *name, uint64_t *next_s
 //
 // Errors: as keepq_send, of a message that was not stored: KEEPQ_E_BAD_HANDLE,
 // KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_INVALID_NAME, KEEPQ_E_LIMIT_EXCEEDED,
-// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL,
-// KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
+// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL (also of a limit of
+// the topic or the store), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
 keepq_rc keepq_send_async(struct keepq *q,
                           const char *topic,
                           const void *body,
@@ -919,6 +1050,38 @@ keepq_rc keepq_receive_detached(struct keepq_group *g,
 
 // ======== Topics ========
 //
+// Makes a topic with these options, durably. A send makes a topic, too, but without limits. Of a
+// topic that is there, an option that is set and differs is KEEPQ_E_CONFIG_MISMATCH;
+// keepq_topic_configure changes it. opts may be NULL. There is no handle: topics are known by
+// their names.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also options for a
+// stream of dead letters, which has none), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE,
+// KEEPQ_E_CONFIG_MISMATCH, KEEPQ_E_NOT_FOUND (the store is open to look only, and it is not
+// there); the disk's.
+keepq_rc keepq_topic_create(struct keepq *q,
+                            const char *topic,
+                            const struct keepq_topic_opts *opts);
+
+// Changes options of a topic, for every process, durably; what is 0 stays as it is. A limit below
+// what is kept takes nothing away: sends are refused or wait until there is room. The first limit
+// or retention of a topic counts what it keeps already, which takes time in proportion to that.
+// opts may not be NULL.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT (also for a stream
+// of dead letters), KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_FOUND,
+// KEEPQ_E_READ_ONLY; the disk's.
+keepq_rc keepq_topic_configure(struct keepq *q,
+                               const char *topic,
+                               const struct keepq_topic_opts *opts);
+
+// Fills out with the options that the topic has now; -1 = none. They may be passed on to
+// keepq_topic_create and keepq_topic_configure.
+//
+// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
+// KEEPQ_E_INVALID_NAME, KEEPQ_E_NOT_FOUND.
+keepq_rc keepq_topic_config(struct keepq *q, const char *topic, struct keepq_topic_opts *out);
+
 // Takes away all messages that the topic has now, for every group, durably: those still to come
 // and those that consumers hold, whose leases are lost. What is sent afterwards stays, and so do
 // dead letters. purged, which may be NULL, gets how many messages some group had not settled; in a
@@ -1152,6 +1315,42 @@ keepq_rc keepq_group_counters(struct keepq_group *g, struct keepq_group_stats *o
 keepq_rc keepq_verify(struct keepq *q,
                       struct keepq_verify_report *report,
                       struct keepq_finding *findings,
+                      size_t cap);
+
+// keepq_verify of a store that nobody need have open, and that perhaps cannot be opened: the
+// directory `path`. Of a store that is in use, what others write meanwhile may show as an
+// unfinished end, not as damage.
+//
+// Errors: KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED (cap), KEEPQ_E_NOT_FOUND,
+// KEEPQ_E_NOT_A_STORE, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_CORRUPT (as keepq_verify; with nothing filled
+// when SUPER itself is damaged); the disk's.
+keepq_rc keepq_verify_path(const char *path,
+                           struct keepq_verify_report *report,
+                           struct keepq_finding *findings,
+                           size_t cap);
+
+// Repairs the store in the directory `path`, which nobody may have open: afterwards it opens,
+// everything that is not damaged is delivered, and what damage took is told to each group once.
+// opts, report may be NULL. The first cap notes go to notes, which may be NULL with cap 0.
+//
+// Good data is never touched: damaged files are copied to `quarantine/` in the store before
+// anything changes, and no file is changed in place. A repair that dies can be started again. A
+// store that needs none is left as it is. With dry_run nothing is changed, and all this tells what
+// would be; a repair afterwards does the same.
+//
+// When even the snapshots are damaged that stand for what was reclaimed, groups start again at the
+// earliest kept message: they get some messages a second time and miss none. A note says so.
+//
+// Reads the whole log twice. From any thread; without a handle.
+//
+// Errors: KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED (cap), KEEPQ_E_INCOMPATIBLE,
+// KEEPQ_E_NOT_FOUND, KEEPQ_E_NOT_A_STORE, KEEPQ_E_BUSY (somebody has it open), KEEPQ_E_CORRUPT
+// (nothing can be made of what is left: no SUPER, or no readable segment; or, with all this
+// filled, damage that it could not put right); the disk's.
+keepq_rc keepq_repair(const char *path,
+                      const struct keepq_repair_opts *opts,
+                      struct keepq_repair_report *report,
+                      struct keepq_repair_note *notes,
                       size_t cap);
 
 // ======== Errors ========

@@ -271,6 +271,12 @@ public:
         return detail::done(keepq_group_configure(get(), &opts));
     }
     void configure(const keepq_group_opts &opts) { try_configure(opts).value(); }
+    result<keepq_group_opts> try_config() {
+        keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT;
+        if (keepq_group_config(get(), &opts) < 0) return error::last();
+        return opts;
+    }
+    keepq_group_opts config() { return try_config().value(); }
     result<keepq_group_stats> try_stats() {
         keepq_group_stats stats = KEEPQ_GROUP_STATS_INIT;
         if (keepq_group_counters(get(), &stats) < 0) return error::last();
@@ -448,6 +454,38 @@ public:
                     const keepq_group_opts *opts = nullptr) {
         return try_group(topic, name, opts).value();
     }
+    /* Makes a topic with limits; of one that is there, those given must be its own. */
+    result<void> try_create_topic(const std::string &topic, const keepq_topic_opts &opts) {
+        return detail::done(keepq_topic_create(get(), topic.c_str(), &opts));
+    }
+    void create_topic(const std::string &topic, const keepq_topic_opts &opts) {
+        try_create_topic(topic, opts).value();
+    }
+    result<void> try_configure_topic(const std::string &topic, const keepq_topic_opts &opts) {
+        return detail::done(keepq_topic_configure(get(), topic.c_str(), &opts));
+    }
+    void configure_topic(const std::string &topic, const keepq_topic_opts &opts) {
+        try_configure_topic(topic, opts).value();
+    }
+    result<keepq_topic_opts> try_topic_config(const std::string &topic) {
+        keepq_topic_opts opts = KEEPQ_TOPIC_OPTS_INIT;
+        if (keepq_topic_config(get(), topic.c_str(), &opts) < 0) return error::last();
+        return opts;
+    }
+    keepq_topic_opts topic_config(const std::string &topic) {
+        return try_topic_config(topic).value();
+    }
+    /* The store's own options. */
+    result<void> try_configure(const keepq_store_opts &opts) {
+        return detail::done(keepq_configure(get(), &opts));
+    }
+    void configure(const keepq_store_opts &opts) { try_configure(opts).value(); }
+    result<keepq_store_opts> try_config() {
+        keepq_store_opts opts = KEEPQ_STORE_OPTS_INIT;
+        if (keepq_config(get(), &opts) < 0) return error::last();
+        return opts;
+    }
+    keepq_store_opts config() { return try_config().value(); }
     /* How many messages some group had not settled. */
     result<std::uint64_t> try_purge(const std::string &topic) {
         std::uint64_t purged = 0;
@@ -487,6 +525,31 @@ public:
     }
     void close() { try_close().value(); }
 };
+
+/* What a repair came to: the totals, and the first of its notes. */
+struct repaired {
+    keepq_repair_report report = KEEPQ_REPAIR_REPORT_INIT;
+    std::vector<keepq_repair_note> notes;
+};
+
+/* Makes a damaged store usable again; nobody may have it open. */
+inline result<repaired> try_repair(const std::string &path, bool dry_run = false,
+                                   std::size_t max_notes = 1000) {
+    keepq_repair_opts opts = KEEPQ_REPAIR_OPTS_INIT;
+    repaired out;
+    out.notes.resize(max_notes);
+    if (max_notes > 0) out.notes[0].size = sizeof(keepq_repair_note);
+    opts.dry_run = dry_run;
+    if (keepq_repair(path.c_str(), &opts, &out.report, out.notes.data(), max_notes) < 0) {
+        return error::last();
+    }
+    if (out.report.notes < max_notes) out.notes.resize(std::size_t(out.report.notes));
+    return out;
+}
+inline repaired repair(const std::string &path, bool dry_run = false,
+                       std::size_t max_notes = 1000) {
+    return try_repair(path, dry_run, max_notes).value();
+}
 
 } // namespace kq
 

@@ -119,7 +119,17 @@ pub(crate) fn repair_in(env: &Env, options: &RepairOptions) -> Result<RepairRepo
 fn begin(env: &Env, options: &RepairOptions, report: &mut RepairReport) -> Result<bool> {
     let dir = Dir::new(env.disk.clone());
     let no_lock = dir.try_stat("LOCK")?.is_none();
-    if no_lock && dir.try_stat("SUPER")?.is_some() {
+    let no_super = dir.try_stat("SUPER")?.is_none();
+    if no_lock && no_super {
+        // Nothing is made in a directory of somebody else.
+        let path = dir.display("");
+        let text = format!(
+            "{} is not a keepq store: it has neither SUPER nor LOCK",
+            path.display()
+        );
+        return Err(Error::new(Code::NotAStore, text).at_path(path));
+    }
+    if no_lock {
         report
             .actions
             .push("LOCK: it is missing; made anew".to_owned());

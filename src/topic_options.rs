@@ -118,9 +118,12 @@ impl TopicOptions {
     ///
     /// # Errors
     /// As [`Store::topic`]; `ConfigMismatch` when the topic was made with another explicit option,
-    /// `InvalidArgument` for one out of range.
+    /// `InvalidArgument` for one out of range or of one of keepq's own streams.
     pub fn open(self) -> Result<Topic> {
         let settings = self.asked.settings(&format!("topic {}", self.name))?;
+        if settings != TopicSettings::default() {
+            check_has_options(&self.name)?;
+        }
         let topic = self.store.open_topic(&self.name, settings)?;
         let ctl = &topic.inner.log.ctl;
         if ctl.is_frozen() {
@@ -267,15 +270,7 @@ impl ConfigureTopic {
     /// disk), `Closed`.
     pub fn apply(self) -> Result<TopicConfig> {
         let topic = &self.topic;
-        if crate::format::name::is_internal(topic.name()) {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                format!(
-                    "{} is one of keepq's own streams: it has no options",
-                    topic.name()
-                ),
-            ));
-        }
+        check_has_options(topic.name())?;
         let settings = self.asked.settings(&format!("topic {}", topic.name()))?;
         let inner = &topic.inner;
         let _call = inner.enter()?;
@@ -285,6 +280,17 @@ impl ConfigureTopic {
         changed(inner, end, deadline)?;
         Ok(stored.public())
     }
+}
+
+/// Dead-letter streams have no options.
+fn check_has_options(name: &str) -> Result<()> {
+    if !crate::format::name::is_internal(name) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::InvalidArgument,
+        format!("{name} is one of keepq's own streams: it has no options"),
+    ))
 }
 
 /// Waits for the disk, and wakes whom a higher limit lets go on.

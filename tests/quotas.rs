@@ -194,6 +194,8 @@ fn options_are_stored_compared_and_changed() {
     ] {
         assert_eq!(zero.apply().unwrap_err().code(), Code::InvalidArgument);
     }
+    let of_keepq = m.store.topic_with("%DLQ%t%g").max_messages(1).open();
+    assert_eq!(of_keepq.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(fill(&topic, 1, 50), 2);
     // Without a limit again.
     topic.configure().max_bytes(None).apply().unwrap();

@@ -206,6 +206,16 @@ fn a_store_that_is_whole_is_left_as_it_is() {
     assert!(world.files() == before);
 }
 
+#[test]
+fn in_a_directory_that_is_no_store_nothing_is_made() {
+    let world = SimWorld::new(SimOptions::default());
+    let nothing = world.files();
+    for refused in [try_repair(&world), repair(&world)] {
+        assert_eq!(refused.unwrap_err().code(), Code::NotAStore);
+        assert!(world.files() == nothing);
+    }
+}
+
 /// A record of a segment: where it lies and what it is.
 struct Place {
     file: String,

@@ -134,6 +134,43 @@ static void the_rest_of_the_interface(void **) {
     group.close();
 }
 
+static void limits_are_given_read_and_changed(void **) {
+    kq::store store(place("limits"));
+    keepq_topic_opts limits = KEEPQ_TOPIC_OPTS_INIT;
+    limits.max_messages = 1;
+    store.create_topic("t", limits);
+    store.send("t", "x");
+    kq::send_options at_once;
+    at_once.timeout = 1ms;
+    assert_int_equal(store.try_send("t", "y", at_once).error().rc(), KEEPQ_E_FULL);
+    limits.max_messages = 2;
+    assert_int_equal(store.try_create_topic("t", limits).error().rc(), KEEPQ_E_CONFIG_MISMATCH);
+    store.configure_topic("t", limits);
+    assert_true(store.topic_config("t").max_messages == 2);
+    store.send("t", "y");
+    keepq_store_opts all = KEEPQ_STORE_OPTS_INIT;
+    all.max_bytes = 3;
+    store.configure(all);
+    assert_true(store.config().max_bytes == 3);
+    kq::group group = store.group("t", "g");
+    assert_int_equal(group.config().max_attempts, 16);
+}
+
+static void a_damaged_store_is_repaired(void **) {
+    const std::string path = place("repaired");
+    {
+        kq::store store(path);
+        store.send("t", "to be damaged soon");
+        assert_int_equal(kq::try_repair(path).error().rc(), KEEPQ_E_BUSY);
+    }
+    assert_int_equal(damage("repaired", "to be damaged soon", "TO BE DAMAGED SOON"), 1);
+    kq::repaired would = kq::repair(path, true), did = kq::repair(path);
+    assert_true(would.report.damages_before == 1 && did.report.damages_after == 0);
+    assert_true(!did.notes.empty() && did.notes.size() == did.report.notes);
+    assert_int_equal(did.notes[0].kind, KEEPQ_REPAIR_ACTION);
+    assert_true(kq::repair(path, true, 0).notes.empty());
+}
+
 int main() {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sends_and_receives),
@@ -141,6 +178,8 @@ int main() {
         cmocka_unit_test(errors_are_exceptions_or_results),
         cmocka_unit_test(callbacks_are_functions_and_may_throw),
         cmocka_unit_test(the_rest_of_the_interface),
+        cmocka_unit_test(limits_are_given_read_and_changed),
+        cmocka_unit_test(a_damaged_store_is_repaired),
     };
     return cmocka_run_group_tests_name("cxx", tests, nullptr, nullptr);
 }

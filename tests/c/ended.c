@@ -59,6 +59,8 @@ static void calls_in_the_child(keepq *q, keepq_group *g, keepq_msg *m) {
     keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT;
     keepq_group_stats group_stats = KEEPQ_GROUP_STATS_INIT;
     keepq_store_stats stats = KEEPQ_STORE_STATS_INIT;
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
+    keepq_store_opts store_opts = KEEPQ_STORE_OPTS_INIT;
     keepq_group *g2 = NULL;
     keepq_msg *out = NULL;
     size_t n;
@@ -80,6 +82,11 @@ static void calls_in_the_child(keepq *q, keepq_group *g, keepq_msg *m) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_FORKED_HANDLE, (q, "r", 1));
+    REFUSES(keepq_topic_create, KEEPQ_E_FORKED_HANDLE, (q, "t", NULL));
+    REFUSES(keepq_topic_configure, KEEPQ_E_FORKED_HANDLE, (q, "t", &topic_opts));
+    REFUSES(keepq_topic_config, KEEPQ_E_FORKED_HANDLE, (q, "t", &topic_opts));
+    REFUSES(keepq_configure, KEEPQ_E_FORKED_HANDLE, (q, &store_opts));
+    REFUSES(keepq_config, KEEPQ_E_FORKED_HANDLE, (q, &store_opts));
     REFUSES(keepq_topic_purge, KEEPQ_E_FORKED_HANDLE, (q, "t", NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_FORKED_HANDLE, (q, "t"));
     REFUSES(keepq_browse, KEEPQ_E_FORKED_HANDLE, (q, "t", 0, &out, 1, &n));
@@ -176,6 +183,8 @@ static void a_store_open_for_reading_changes_nothing(void **state) {
     keepq_group *g = group_of(writer, "t", "g");
     keepq_open_opts open = KEEPQ_OPEN_OPTS_INIT;
     keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT;
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
+    keepq_store_opts store_opts = KEEPQ_STORE_OPTS_INIT;
     keepq_msg_in in = KEEPQ_MSG_IN_INIT;
     keepq_msg *m, *out = NULL;
     const char *receipt;
@@ -205,6 +214,15 @@ static void a_store_open_for_reading_changes_nothing(void **state) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_READ_ONLY, (q, receipt, 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_READ_ONLY, (q, receipt, "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_READ_ONLY, (q, receipt, 1));
+    topic_opts.max_messages = store_opts.max_bytes = 1000;
+    REFUSES(keepq_topic_configure, KEEPQ_E_READ_ONLY, (q, "t", &topic_opts));
+    REFUSES(keepq_configure, KEEPQ_E_READ_ONLY, (q, &store_opts));
+    OK(keepq_topic_create(q, "t", NULL));
+    GIVES(KEEPQ_E_CONFIG_MISMATCH, keepq_topic_create(q, "t", &topic_opts));
+    REFUSES(keepq_topic_create, KEEPQ_E_NOT_FOUND, (q, "not-there", NULL));
+    OK(keepq_topic_config(q, "t", &topic_opts));
+    OK(keepq_config(q, &store_opts));
+    assert_true(topic_opts.max_messages == -1 && store_opts.max_bytes == -1);
     REFUSES(keepq_topic_purge, KEEPQ_E_READ_ONLY, (q, "t", NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_READ_ONLY, (q, "t"));
     REFUSES(keepq_group_delete, KEEPQ_E_READ_ONLY, (g));

@@ -117,6 +117,7 @@ static void a_lease_is_lost_once_and_for_all(void **state) {
 
 static void what_is_not_there_is_not_found(void **state) {
     keepq *q = open_quick("not found");
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
     keepq_group_opts opts = KEEPQ_GROUP_OPTS_INIT;
     keepq_group *g = NULL;
     keepq_msg *m;
@@ -126,6 +127,8 @@ static void what_is_not_there_is_not_found(void **state) {
     opts.create = 0;
     REFUSES(keepq_group_open, KEEPQ_E_NOT_FOUND, (q, "t", "g", &opts, &g));
     REFUSES(keepq_browse, KEEPQ_E_NOT_FOUND, (q, "t", 0, &m, 1, &n));
+    REFUSES(keepq_topic_configure, KEEPQ_E_NOT_FOUND, (q, "t", &topic_opts));
+    REFUSES(keepq_topic_config, KEEPQ_E_NOT_FOUND, (q, "t", &topic_opts));
     REFUSES(keepq_topic_purge, KEEPQ_E_NOT_FOUND, (q, "t", NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_NOT_FOUND, (q, "t"));
     g = group_of(q, "t", "g");
@@ -195,6 +198,15 @@ static void a_producer_neither_skips_nor_sends_after_another_took_its_name(void 
     OK(keepq_send(q, "t", "x", 1, &opts, NULL));
     opts.producer_seq = 2;
     GIVES(KEEPQ_E_PRODUCER_FENCED, keepq_send(other, "t", "x", 1, &opts, NULL));
+    /* A topic that was deleted meanwhile is made anew for it, and its numbers go on. */
+    OK(keepq_topic_delete(other, "t"));
+    OK(keepq_send(q, "t", "x", 1, &opts, &sent));
+    assert_true(sent.seq == 0 && sent.duplicate == 0);
+    OK(keepq_topic_delete(other, "t"));
+    opts.producer_seq = 3;
+    OK(keepq_send_async(q, "t", "x", 1, &opts, NULL, NULL, NULL));
+    OK(keepq_producer_open(q, "loader", &next));
+    assert_int_equal(next, 4);
     OK(keepq_close(other));
     OK(keepq_close(q));
 }

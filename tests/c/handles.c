@@ -12,6 +12,8 @@ static void no_function_takes_this_store(keepq *bad) {
     keepq_group *g = NULL;
     keepq_msg_in in = KEEPQ_MSG_IN_INIT;
     keepq_store_stats stats = KEEPQ_STORE_STATS_INIT;
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
+    keepq_store_opts store_opts = KEEPQ_STORE_OPTS_INIT;
     size_t n = 0;
 
     REFUSES(keepq_close, KEEPQ_E_BAD_HANDLE, (bad));
@@ -31,6 +33,11 @@ static void no_function_takes_this_store(keepq *bad) {
     REFUSES(keepq_nack_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", 0));
     REFUSES(keepq_reject_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", "why"));
     REFUSES(keepq_extend_receipt, KEEPQ_E_BAD_HANDLE, (bad, "r", 1));
+    REFUSES(keepq_topic_create, KEEPQ_E_BAD_HANDLE, (bad, "t", NULL));
+    REFUSES(keepq_topic_configure, KEEPQ_E_BAD_HANDLE, (bad, "t", &topic_opts));
+    REFUSES(keepq_topic_config, KEEPQ_E_BAD_HANDLE, (bad, "t", &topic_opts));
+    REFUSES(keepq_configure, KEEPQ_E_BAD_HANDLE, (bad, &store_opts));
+    REFUSES(keepq_config, KEEPQ_E_BAD_HANDLE, (bad, &store_opts));
     REFUSES(keepq_topic_purge, KEEPQ_E_BAD_HANDLE, (bad, "t", NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_BAD_HANDLE, (bad, "t"));
     REFUSES(keepq_browse, KEEPQ_E_BAD_HANDLE, (bad, "t", 0, &m, 1, &n));
@@ -78,6 +85,7 @@ static void no_function_takes_this_message(keepq_msg *bad) {
     assert_true(keepq_msg_body(bad).ptr == NULL && keepq_msg_body(bad).len == 0);
     assert_true(keepq_msg_id(bad) == NULL && keepq_msg_topic(bad) == NULL);
     assert_true(keepq_msg_key(bad) == NULL && keepq_msg_tag(bad) == NULL);
+    assert_null(keepq_msg_order_key(bad));
     assert_true(keepq_msg_header(bad, "h").ptr == NULL);
     assert_true(keepq_msg_receipt(bad) == NULL && keepq_msg_seq(bad) == KEEPQ_NO_SEQ);
     assert_true(keepq_msg_attempt(bad) == 0 && keepq_msg_sent_at_ms(bad) == -1);

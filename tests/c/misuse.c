@@ -9,6 +9,7 @@ static keepq_msg *m;
 #define INVALID KEEPQ_E_INVALID_ARGUMENT
 
 static void null_arguments_are_refused(void **state) {
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
     keepq_group *group = NULL;
     keepq_msg *msg = NULL;
     keepq *none = NULL;
@@ -35,6 +36,13 @@ static void null_arguments_are_refused(void **state) {
     REFUSES(keepq_receive_batch, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, NULL, 1, &n));
     REFUSES(keepq_receive_detached, KEEPQ_E_INVALID_ARGUMENT, (g, 0, &msg, 1, NULL));
+    REFUSES(keepq_topic_create, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, NULL));
+    REFUSES(keepq_topic_configure, KEEPQ_E_INVALID_ARGUMENT, (q, "t", NULL));
+    REFUSES(keepq_topic_configure, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, &topic_opts));
+    REFUSES(keepq_topic_config, KEEPQ_E_INVALID_ARGUMENT, (q, "t", NULL));
+    REFUSES(keepq_topic_config, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, &topic_opts));
+    REFUSES(keepq_configure, KEEPQ_E_INVALID_ARGUMENT, (q, NULL));
+    REFUSES(keepq_config, KEEPQ_E_INVALID_ARGUMENT, (q, NULL));
     REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_ARGUMENT, (q, NULL));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, 0, &msg, 1, &n));
@@ -57,6 +65,10 @@ static void null_arguments_are_refused(void **state) {
     REFUSES(keepq_groups, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, 0, NULL));
     REFUSES(keepq_group_counters, KEEPQ_E_INVALID_ARGUMENT, (g, NULL));
     REFUSES(keepq_verify, KEEPQ_E_INVALID_ARGUMENT, (q, NULL, NULL, 1));
+    REFUSES(keepq_verify_path, KEEPQ_E_INVALID_ARGUMENT, (NULL, NULL, NULL, 0));
+    REFUSES(keepq_verify_path, KEEPQ_E_INVALID_ARGUMENT, (place("store"), NULL, NULL, 1));
+    REFUSES(keepq_repair, KEEPQ_E_INVALID_ARGUMENT, (NULL, NULL, NULL, NULL, 0));
+    REFUSES(keepq_repair, KEEPQ_E_INVALID_ARGUMENT, (place("store"), NULL, NULL, NULL, 1));
     REFUSES(keepq_last_error, KEEPQ_E_INVALID_ARGUMENT, (NULL));
     assert_null(keepq_msg_header(m, NULL).ptr);
     assert_true(group == NULL && msg == NULL && none == NULL);
@@ -95,6 +107,7 @@ static void wrong_names_are_refused(void **state) {
     keepq_send_opts opts = KEEPQ_SEND_OPTS_INIT;
     keepq_msg_in in = KEEPQ_MSG_IN_INIT;
     keepq_group_opts group_opts = KEEPQ_GROUP_OPTS_INIT;
+    keepq_topic_opts topic_opts = KEEPQ_TOPIC_OPTS_INIT;
     keepq_group *group = NULL;
     keepq_msg *none = NULL;
     char overlong[122];
@@ -116,6 +129,9 @@ static void wrong_names_are_refused(void **state) {
     group_opts.broadcast = 1;
     group_opts.consumer = "a%b";
     GIVES(KEEPQ_E_INVALID_NAME, keepq_group_open(q, "t", "g", &group_opts, &group));
+    REFUSES(keepq_topic_create, KEEPQ_E_INVALID_NAME, (q, "a/b", NULL));
+    REFUSES(keepq_topic_configure, KEEPQ_E_INVALID_NAME, (q, "a/b", &topic_opts));
+    REFUSES(keepq_topic_config, KEEPQ_E_INVALID_NAME, (q, "", &topic_opts));
     REFUSES(keepq_topic_purge, KEEPQ_E_INVALID_NAME, (q, "a/b", NULL));
     REFUSES(keepq_topic_delete, KEEPQ_E_INVALID_NAME, (q, ""));
     REFUSES(keepq_browse, KEEPQ_E_INVALID_NAME, (q, "a b", 0, &none, 1, &n));
@@ -124,7 +140,7 @@ static void wrong_names_are_refused(void **state) {
 }
 
 static void wrong_options_of_a_store_are_refused(void **state) {
-    static const char *const names[] = {"create", "flush", "retries", "in flight", "reserved",
+    static const char *const names[] = {"create", "flush", "retries", "in flight", "when full",
                                         "slots",  "mode",  "timeout", "interval",  "read only"};
     size_t i;
 
@@ -137,7 +153,7 @@ static void wrong_options_of_a_store_are_refused(void **state) {
         case 1: opts.flush = 9; break;
         case 2: opts.send_retries = -2; break;
         case 3: opts.max_in_flight = UINT32_MAX; break;
-        case 4: opts.reserved = 1; break;
+        case 4: opts.when_full = 3; break;
         case 5: opts.slots = 1; break;
         case 6: opts.mode = 0777; break;
         case 7: opts.send_timeout_ms = -2; break;
@@ -147,6 +163,46 @@ static void wrong_options_of_a_store_are_refused(void **state) {
         check_rc(INVALID, keepq_open(place("never"), &opts, &none), names[i], __FILE__, __LINE__);
         assert_null(none);
     }
+}
+
+/* Of topics, of the store that is open, and of a repair. */
+static void other_wrong_options_are_refused(void **state) {
+    static const char *const names[] = {"bytes",     "messages", "age",
+                                        "retention", "full",     "reserved"};
+    keepq_store_opts store = KEEPQ_STORE_OPTS_INIT;
+    keepq_repair_opts repair = KEEPQ_REPAIR_OPTS_INIT;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        keepq_topic_opts opts = KEEPQ_TOPIC_OPTS_INIT;
+        switch (i) {
+        case 0: opts.max_bytes = -2; break;
+        case 1: opts.max_messages = INT64_MIN; break;
+        case 2: opts.retain_ms = -2; break;
+        case 3: opts.retain_bytes = -2; break;
+        case 4: opts.when_full = 3; break;
+        default: opts.reserved = 1; break;
+        }
+        check_rc(INVALID, keepq_topic_create(q, "never", &opts), names[i], __FILE__, __LINE__);
+        check_rc(INVALID, keepq_topic_configure(q, "t", &opts), names[i], __FILE__, __LINE__);
+    }
+    store.max_bytes = -2;
+    GIVES(INVALID, keepq_configure(q, &store));
+    SAYS("max_bytes");
+    store.max_bytes = 0;
+    store.when_full = -1;
+    GIVES(INVALID, keepq_configure(q, &store));
+    store.when_full = 0;
+    store.reserved = 1;
+    GIVES(INVALID, keepq_configure(q, &store));
+    SAYS("KEEPQ_STORE_OPTS_INIT");
+    repair.dry_run = 2;
+    GIVES(INVALID, keepq_repair(place("store"), &repair, NULL, NULL, 0));
+    repair.dry_run = 1;
+    repair.reserved = 1;
+    GIVES(INVALID, keepq_repair(place("store"), &repair, NULL, NULL, 0));
+    SAYS("KEEPQ_REPAIR_OPTS_INIT");
 }
 
 static void wrong_options_of_a_group_are_refused(void **state) {
@@ -236,6 +292,7 @@ static void what_is_over_its_limit_is_refused(void **state) {
     keepq_topic_stats topics = KEEPQ_TOPIC_STATS_INIT;
     keepq_group_stats groups = KEEPQ_GROUP_STATS_INIT;
     keepq_finding finding = KEEPQ_FINDING_INIT;
+    keepq_repair_note note = KEEPQ_REPAIR_NOTE_INIT;
     keepq_group_opts group_opts = KEEPQ_GROUP_OPTS_INIT;
     const char *tag = reason;
     keepq_group *none = NULL;
@@ -278,6 +335,10 @@ static void what_is_over_its_limit_is_refused(void **state) {
     REFUSES(keepq_topics, KEEPQ_E_LIMIT_EXCEEDED, (q, &topics, SIZE_MAX / 2, &n));
     REFUSES(keepq_groups, KEEPQ_E_LIMIT_EXCEEDED, (q, &groups, SIZE_MAX / 2, &n));
     REFUSES(keepq_verify, KEEPQ_E_LIMIT_EXCEEDED, (q, NULL, &finding, SIZE_MAX / 2));
+    REFUSES(keepq_verify_path, KEEPQ_E_LIMIT_EXCEEDED,
+            (place("store"), NULL, &finding, SIZE_MAX / 2));
+    REFUSES(keepq_repair, KEEPQ_E_LIMIT_EXCEEDED,
+            (place("store"), NULL, NULL, &note, SIZE_MAX / 2));
 }
 
 static void what_this_version_lacks_is_refused_by_name(void **state) {
@@ -323,6 +384,7 @@ int main(void) {
         cmocka_unit_test(wrong_values_of_arguments_are_refused),
         cmocka_unit_test(wrong_names_are_refused),
         cmocka_unit_test(wrong_options_of_a_store_are_refused),
+        cmocka_unit_test(other_wrong_options_are_refused),
         cmocka_unit_test(wrong_options_of_a_group_are_refused),
         cmocka_unit_test(wrong_options_of_a_send_are_refused),
         cmocka_unit_test(what_is_over_its_limit_is_refused),

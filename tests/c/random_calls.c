@@ -3,7 +3,7 @@
  * give; nothing crashes, hangs or leaks. KEEPQ_SEED and KEEPQ_CALLS choose others. */
 #include "check.h"
 
-enum { STORES = 3, GROUPS = 6, MESSAGES = 24, KINDS = 3, FUNCTIONS = 34 };
+enum { STORES = 3, GROUPS = 6, MESSAGES = 24, KINDS = 3, FUNCTIONS = 39 };
 
 static uint64_t state_of_random;
 
@@ -136,6 +136,33 @@ static keepq_rc keep_messages(keepq_rc rc, keepq_msg **found, size_t n) {
         keep_message(found[i]);
     }
     return rc;
+}
+
+/* Limits that are never met: no limit, none, a high one, a wrong one. */
+static int64_t any_limit(void) {
+    static const int64_t limits[] = {0, 0, -1, INT64_C(1) << 40, INT64_C(1) << 41, -2};
+    return limits[draw(6)];
+}
+
+static keepq_rc with_options(uint32_t function, keepq *q) {
+    keepq_topic_opts topic = KEEPQ_TOPIC_OPTS_INIT;
+    keepq_store_opts store = KEEPQ_STORE_OPTS_INIT;
+
+    if (draw(2)) {
+        topic.max_messages = any_limit();
+        topic.max_bytes = store.max_bytes = any_limit();
+        topic.when_full = store.when_full = (int32_t)draw(4);
+    }
+    if (draw(16) == 0) {
+        topic.size = store.size = draw(64);
+    }
+    switch (function) {
+    case 34: return keepq_topic_create(q, any_name(), draw(4) ? &topic : NULL);
+    case 35: return keepq_topic_configure(q, any_name(), draw(16) ? &topic : NULL);
+    case 36: return keepq_topic_config(q, any_name(), draw(16) ? &topic : NULL);
+    case 37: return keepq_configure(q, draw(16) ? &store : NULL);
+    default: return keepq_config(q, draw(16) ? &store : NULL);
+    }
 }
 
 static keepq_rc with_store(uint32_t function, keepq *q) {
@@ -285,7 +312,8 @@ static uint32_t any_function(void) {
                                     26, 26, 27, 29, 30, 31, 33, 33, 6,  14, 17, 20};
     uint32_t n = draw(100), any = draw(FUNCTIONS);
     /* What waits for the disk, a flush, a change of options, a purge: now and then. */
-    int slow = any == 4 || any == 8 || any == 21 || any == 25;
+    int slow = any == 4 || any == 8 || any == 21 || any == 25 || any == 34 || any == 35 ||
+               any == 37;
     return n < 85 || (slow && draw(20) != 0) ? often[n % sizeof often] : any;
 }
 
@@ -315,12 +343,13 @@ static int is_possible(keepq_rc rc) {
 
 static void one_call(void) {
     uint32_t function = any_function(), slot;
-    uint32_t kind = function < 18 ? 0 : function < 26 ? 1 : 2;
+    uint32_t kind = function < 18 || function >= 34 ? 0 : function < 26 ? 1 : 2;
     int good;
     void *handle = any(kind, &good, &slot);
-    keepq_rc rc = kind == 0   ? with_store(function, handle)
-                  : kind == 1 ? with_group(function, handle)
-                              : with_message(function, handle);
+    keepq_rc rc = function >= 34 ? with_options(function, handle)
+                  : kind == 0    ? with_store(function, handle)
+                  : kind == 1    ? with_group(function, handle)
+                                 : with_message(function, handle);
 
     if (!good && function == 30 && rc == KEEPQ_E_BAD_HANDLE) {
         SAYS("message handle");
@@ -329,7 +358,7 @@ static void one_call(void) {
         fail_msg("function %u on a %s handle gave %d: %s", function, good ? "good" : "bad", (int)rc,
                  keepq_last_message());
     }
-    if (good && function >= 26 && function < 31 && draw(4) != 0) {
+    if (good && kind == 2 && function < 31 && draw(4) != 0) {
         /* Settled or not: mostly not looked at again. */
         OK(keepq_msg_free(handle));
         messages[slot].open = 0;
@@ -342,6 +371,21 @@ static void one_call(void) {
     } else {
         *(rc > 0 ? &count.empty : &count.failed) += 1;
     }
+}
+
+/* Repairs and checks, of the store that is in use and of one that is not. */
+static void repair_something(void) {
+    keepq_repair_opts opts = KEEPQ_REPAIR_OPTS_INIT;
+    keepq_repair_report report = KEEPQ_REPAIR_REPORT_INIT;
+    keepq_repair_note note = KEEPQ_REPAIR_NOTE_INIT;
+    int in_use = stores[0].open || stores[1].open || stores[2].open;
+
+    opts.dry_run = (int32_t)draw(2);
+    GIVES(in_use ? KEEPQ_E_BUSY : KEEPQ_OK,
+          keepq_repair(place("store"), &opts, &report, &note, draw(2)));
+    OK(keepq_repair(place("unused"), draw(2) ? &opts : NULL, &report, &note, draw(2)));
+    assert_true(report.notes == 0 && report.damages_after == 0);
+    OK(keepq_verify_path(place("unused"), NULL, NULL, 0));
 }
 
 /* Now and then something is opened or closed. */
@@ -388,8 +432,12 @@ static void random_calls_give_what_they_should(void **state) {
     (void)state;
     state_of_random = seed ? strtoull(seed, NULL, 10) : 20261128;
     print_message("KEEPQ_SEED=%llu\n", (unsigned long long)state_of_random);
+    OK(keepq_close(open_quick("unused")));
     for (n = 0; n < wanted; n++) {
         open_or_close(n);
+        if (n % 20000 == 0) {
+            repair_something();
+        }
         one_call();
     }
     for (i = 0; i < MESSAGES; i++) {

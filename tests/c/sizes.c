@@ -4,6 +4,7 @@
 
 static keepq *q;
 static keepq_group *g;
+static keepq_msg *dead;
 
 /* Room for any struct and a field behind it. */
 typedef union {
@@ -70,6 +71,39 @@ static keepq_rc with_report(void *s) {
 static keepq_rc with_findings(void *s) {
     return keepq_verify(q, NULL, s, 1);
 }
+static keepq_rc with_topic_create(void *s) {
+    return keepq_topic_create(q, "t2", s);
+}
+static keepq_rc with_topic_configure(void *s) {
+    return keepq_topic_configure(q, "t", s);
+}
+static keepq_rc with_topic_config(void *s) {
+    return keepq_topic_config(q, "t", s);
+}
+static keepq_rc with_store_configure(void *s) {
+    return keepq_configure(q, s);
+}
+static keepq_rc with_store_config(void *s) {
+    return keepq_config(q, s);
+}
+static keepq_rc with_path_report(void *s) {
+    return keepq_verify_path(place("store"), s, NULL, 0);
+}
+static keepq_rc with_path_findings(void *s) {
+    return keepq_verify_path(place("store"), NULL, s, 1);
+}
+static keepq_rc with_repair_opts(void *s) {
+    return keepq_repair(place("store"), s, NULL, NULL, 0);
+}
+static keepq_rc with_repair_report(void *s) {
+    return keepq_repair(place("store"), NULL, s, NULL, 0);
+}
+static keepq_rc with_repair_notes(void *s) {
+    return keepq_repair(place("store"), NULL, NULL, s, 1);
+}
+static keepq_rc with_dead_info(void *s) {
+    return keepq_msg_dead_info(dead, s);
+}
 static keepq_rc with_error_info(void *s) {
     return keepq_last_error(s);
 }
@@ -80,7 +114,9 @@ static void a_size_that_was_not_set_is_refused(void **state) {
         with_sent,           with_msg_in,    with_batch_out,       with_group_opts,
         with_configure,      with_config,    with_stats,           with_topics,
         with_groups,         with_report,    with_findings,        with_error_info,
-        with_group_counters,
+        with_group_counters, with_topic_create,    with_topic_configure, with_topic_config,
+        with_store_configure, with_store_config,   with_path_report,     with_path_findings,
+        with_repair_opts,    with_repair_report,   with_repair_notes,    with_dead_info,
     };
     keepq_store_stats before = KEEPQ_STORE_STATS_INIT, after = KEEPQ_STORE_STATS_INIT;
     size_t i, k;
@@ -117,6 +153,18 @@ static void a_field_of_a_newer_header_is_refused_unless_it_is_zero(void **state)
         int64_t unknown;
     } group = {KEEPQ_GROUP_OPTS_INIT, 0};
     struct {
+        keepq_topic_opts known;
+        int64_t unknown;
+    } topic = {KEEPQ_TOPIC_OPTS_INIT, 0};
+    struct {
+        keepq_store_opts known;
+        int64_t unknown;
+    } store = {KEEPQ_STORE_OPTS_INIT, 0};
+    struct {
+        keepq_repair_opts known;
+        int64_t unknown;
+    } repair = {KEEPQ_REPAIR_OPTS_INIT, 0};
+    struct {
         keepq_msg_in known;
         int64_t unknown;
     } in[2] = {{KEEPQ_MSG_IN_INIT, 0}, {KEEPQ_MSG_IN_INIT, 0}};
@@ -128,6 +176,9 @@ static void a_field_of_a_newer_header_is_refused_unless_it_is_zero(void **state)
     open.known.size = sizeof open;
     send.known.size = sizeof send;
     group.known.size = sizeof group;
+    topic.known.size = sizeof topic;
+    store.known.size = sizeof store;
+    repair.known.size = sizeof repair;
     in[0].known.size = in[1].known.size = sizeof in[0];
     in[0].known.topic = in[1].known.topic = "t";
     OK(keepq_open(place("newer"), &open.known, &other));
@@ -135,7 +186,11 @@ static void a_field_of_a_newer_header_is_refused_unless_it_is_zero(void **state)
     OK(keepq_send(q, "t", "x", 1, &send.known, NULL));
     OK(keepq_send_batch(q, &in[0].known, 2, sent));
     assert_true(sent[1].rc == KEEPQ_OK && sent[1].seq == sent[0].seq + 1);
+    OK(keepq_topic_create(q, "t", &topic.known));
+    OK(keepq_configure(q, &store.known));
+    OK(keepq_repair(place("newer"), &repair.known, NULL, NULL, 0));
     open.unknown = send.unknown = group.unknown = in[1].unknown = 1;
+    topic.unknown = store.unknown = repair.unknown = 1;
     REFUSES(keepq_open, KEEPQ_E_INCOMPATIBLE, (place("newer"), &open.known, &other));
     SAYS("newer keepq.h");
     REFUSES(keepq_send, KEEPQ_E_INCOMPATIBLE, (q, "t", "x", 1, &send.known, NULL));
@@ -147,6 +202,10 @@ static void a_field_of_a_newer_header_is_refused_unless_it_is_zero(void **state)
     assert_true(sent[0].rc == KEEPQ_OK && sent[1].rc == KEEPQ_E_INCOMPATIBLE);
     REFUSES(keepq_group_open, KEEPQ_E_INCOMPATIBLE, (q, "t", "g2", &group.known, &out));
     REFUSES(keepq_group_configure, KEEPQ_E_INCOMPATIBLE, (g, &group.known));
+    REFUSES(keepq_topic_create, KEEPQ_E_INCOMPATIBLE, (q, "t", &topic.known));
+    REFUSES(keepq_topic_configure, KEEPQ_E_INCOMPATIBLE, (q, "t", &topic.known));
+    REFUSES(keepq_configure, KEEPQ_E_INCOMPATIBLE, (q, &store.known));
+    REFUSES(keepq_repair, KEEPQ_E_INCOMPATIBLE, (place("newer"), &repair.known, NULL, NULL, 0));
 }
 
 static void an_older_struct_is_read_and_written_as_far_as_it_goes(void **state) {
@@ -195,15 +254,24 @@ static void an_array_of_another_age_is_walked_by_its_own_size(void **state) {
 }
 
 static int open_all(void **state) {
+    keepq_msg *m;
+    size_t n;
+
     (void)state;
     q = open_quick("store");
     send_text(q, "t", "x");
+    send_text(q, "t", "x");
     g = group_of(q, "t", "g");
+    m = receive_one(g);
+    OK(keepq_reject(m, "why"));
+    OK(keepq_msg_free(m));
+    OK(keepq_dlq_browse(g, 0, &dead, 1, &n));
     return 0;
 }
 
 static int close_all(void **state) {
     (void)state;
+    OK(keepq_msg_free(dead));
     OK(keepq_group_close(g));
     OK(keepq_close(q));
     return 0;

@@ -1,6 +1,8 @@
 //! `cargo xtask bench --c`: the C door beside the engine, in one run. Both programs do the same, in
-//! turns; what counts is the median of the ratios. The instructions of each are counted, too, which
-//! other work on the machine does not change.
+//! turns; what counts is the median of the ratios. The instructions of each are counted, too: of a
+//! send those of all threads, which other work on the machine changes a little, as the engine's
+//! threads do some things by the clock; of a receive and its ack those of the thread that does it.
+//! `--count` counts only.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +14,13 @@ const ROUNDS: usize = 7;
 const MESSAGES: u64 = 50_000;
 /// Instructions are counted for so many, and for so many more: the difference has no start-up.
 const COUNTED: [u64; 2] = [1_000, 6_000];
+/// How often, in turns; what counts is the median.
+const COUNTS: usize = 3;
 
 /// The two programs, C first.
 type Pair = [(&'static str, PathBuf); 2];
 
-pub(crate) fn run() -> Result<bool, String> {
+pub(crate) fn run(count_only: bool) -> Result<bool, String> {
     let target = target()?;
     let places = Places::new(&target.join("c-bench"), &target);
     install(&places, "release")?;
@@ -27,12 +31,15 @@ pub(crate) fn run() -> Result<bool, String> {
         "", "C ns", "Rust ns", "Rust/C", "C instr", "Rust instr", "Rust/C"
     );
     for what in ["send", "receive"] {
-        let (c, rust, ratio) = measure(&places, &programs, what)?;
-        print!("{what:<8} {c:>8.0} {rust:>8.0} {ratio:>8.3}");
+        if count_only {
+            print!("{what:<8} {:>26}", "");
+        } else {
+            let (c, rust, ratio) = measure(&places, &programs, what)?;
+            print!("{what:<8} {c:>8.0} {rust:>8.0} {ratio:>8.3}");
+        }
         if have("valgrind") {
-            let c = instructions(&places, &programs[0].1, what)?;
-            let rust = instructions(&places, &programs[1].1, what)?;
-            println!(" {c:>10.0} {rust:>10.0} {:>8.3}", rust / c);
+            let (c, rust, ratio) = count(&places, &programs, what)?;
+            println!(" {c:>10.0} {rust:>10.0} {ratio:>8.3}");
         } else {
             println!("  not counted: apt-get install valgrind");
         }
@@ -108,18 +115,35 @@ fn measure(places: &Places, programs: &Pair, what: &str) -> Result<(f64, f64, f6
     Ok((median(c), median(rust), median(ratios)))
 }
 
+/// The medians of C's and Rust's instructions, and of their ratio.
+fn count(places: &Places, programs: &Pair, what: &str) -> Result<(f64, f64, f64), String> {
+    let (mut c, mut rust, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..COUNTS {
+        let in_c = instructions(places, &programs[0].1, what)?;
+        let in_rust = instructions(places, &programs[1].1, what)?;
+        c.push(in_c);
+        rust.push(in_rust);
+        ratios.push(in_rust / in_c);
+    }
+    Ok((median(c), median(rust), median(ratios)))
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Instructions of all threads for each message, as callgrind counts them.
+/// Instructions for each message, as callgrind counts them.
 fn instructions(places: &Places, program: &Path, what: &str) -> Result<f64, String> {
     let mut counts = [0.0; 2];
     for (count, messages) in counts.iter_mut().zip(COUNTED) {
         let out = places.root.join("callgrind.out");
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--quiet"]);
+        if what == "receive" {
+            // What is received was sent before, which is not to be counted.
+            command.arg("--toggle-collect=*receive_all*");
+        }
         command
             .arg(format!("--callgrind-out-file={}", out.display()))
             .arg(program);

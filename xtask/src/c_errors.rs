@@ -63,6 +63,7 @@ mod tests {
             doc:
                 "Not KEEPQ_E_ELSEWHERE.\n\nErrors: KEEPQ_E_ONE (also\nso), KEEPQ_E_TWO; the disk's."
                     .into(),
+            parameters: Vec::new(),
         };
         let found = documented(&[one]);
         let expected = [("keepq_a", "KEEPQ_E_ONE"), ("keepq_a", "KEEPQ_E_TWO")];

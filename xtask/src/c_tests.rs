@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::runner::{Runner, have, target};
-use crate::{c_abi, c_consumers, c_errors};
+use crate::{c_abi, c_arguments, c_consumers, c_errors};
 
 const PACKAGES: &str = "apt-get install gcc g++ cmake libcmocka-dev pkg-config";
 const SANITIZE: &str = "-fsanitize=address,undefined -fno-sanitize-recover=all \
@@ -49,6 +49,7 @@ pub(crate) fn run(runner: &mut Runner) {
         return;
     }
     runner.function("C and C++ headers", c_abi::headers_alone);
+    runner.function("C arguments", c_arguments::check);
     runner.function("C symbols and sizes", || c_abi::check(&places));
     plain(runner, &places);
     sanitized(runner, &places);

@@ -49,6 +49,27 @@ pub(crate) struct Function {
     pub(crate) name: String,
     /// Its comment, without the slashes.
     pub(crate) doc: String,
+    pub(crate) parameters: Vec<Parameter>,
+}
+
+/// A parameter of a function: `const char *topic`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    declared: String,
+}
+
+impl Parameter {
+    /// Its type without `const` and `struct`: `keepq_sent *`.
+    pub(crate) fn plain_type(&self) -> String {
+        let words = self.declared.split(' ');
+        let plain: Vec<&str> = words.filter(|w| *w != "const" && *w != "struct").collect();
+        plain.join(" ")
+    }
+
+    pub(crate) fn is_pointer(&self) -> bool {
+        self.declared.contains('*')
+    }
 }
 
 /// A struct that the header defines.
@@ -81,7 +102,7 @@ pub(crate) fn all_structs() -> Result<Vec<Struct>, String> {
 
 fn functions_in(text: &str) -> Vec<Function> {
     let (mut found, mut doc) = (Vec::new(), Vec::new());
-    for line in text.lines() {
+    for (line, rest) in text.lines().zip(rests(text)) {
         if let Some(comment) = line.strip_prefix("//") {
             doc.push(comment.trim_start().to_owned());
             continue;
@@ -90,11 +111,34 @@ fn functions_in(text: &str) -> Vec<Function> {
             found.push(Function {
                 name,
                 doc: doc.join("\n"),
+                parameters: parameters(rest),
             });
         }
         doc.clear();
     }
     found
+}
+
+/// For each line, the text from its beginning on.
+fn rests(text: &str) -> impl Iterator<Item = &str> {
+    let begins = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
+    begins.map(move |at| &text[at..])
+}
+
+/// The parameters of the function whose declaration begins here.
+fn parameters(declaration: &str) -> Vec<Parameter> {
+    let inside = declaration.split_once('(').map_or("", |(_, rest)| rest);
+    let inside = inside.split_once(");").map_or("", |(inside, _)| inside);
+    let parameters = inside.split(',').filter_map(|one| {
+        let words: Vec<&str> = one.split_whitespace().collect();
+        let text = words.join(" ");
+        let at = text.rfind([' ', '*'])? + 1;
+        Some(Parameter {
+            name: text[at..].to_owned(),
+            declared: text[..at].trim_end().to_owned(),
+        })
+    });
+    parameters.collect()
 }
 
 /// The name of the function whose declaration begins here.
@@ -139,6 +183,17 @@ mod tests {
         assert_eq!(names, ["keepq_a", "keepq_b"]);
         assert_eq!(found[0].doc, "One.\n\nErrors: KEEPQ_E_X.");
         assert_eq!(found[1].doc, "");
+        assert_eq!(found[0].parameters.len(), 2);
+        let text = "keepq_rc keepq_c(const struct keepq_msg *m,\n    keepq_sent *out, int n);\n";
+        let found = functions_in(text);
+        let types: Vec<_> = found[0]
+            .parameters
+            .iter()
+            .map(Parameter::plain_type)
+            .collect();
+        assert_eq!(types, ["keepq_msg *", "keepq_sent *", "int"]);
+        assert_eq!(found[0].parameters[1].name, "out");
+        assert!(found[0].parameters[1].is_pointer() && !found[0].parameters[2].is_pointer());
     }
 
     #[test]

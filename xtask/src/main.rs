@@ -6,6 +6,7 @@
 mod bench;
 mod bugs;
 mod c_abi;
+mod c_arguments;
 mod c_bench;
 mod c_consumers;
 mod c_errors;
@@ -29,7 +30,9 @@ cargo xtask abi           write bindings/c/abi: exported symbols, layout of the 
 cargo xtask bugs [NAME]   every suite must fail when a protection is switched off
 cargo xtask bench [--full] [--only T1,T4] [--peers yaque,heed]
                           keepq beside its peers and the raw limits; results in target/bench
-cargo xtask bench --c     sends and receives through the C door beside Rust, in one run
+cargo xtask bench --c [--count]
+                          sends and receives through the C door beside Rust, in one run; --count
+                          counts instructions only
 cargo xtask real-input    the lines of real files through killed senders and receivers
 ";
 
@@ -63,7 +66,8 @@ fn run(command: &str, args: &[String]) -> Result<bool, String> {
         }
         ("header", []) => header::write().map(|()| true),
         ("abi", []) => c_tests::write_abi().map(|()| true),
-        ("bench", [only]) if only == "--c" => c_bench::run(),
+        ("bench", [only]) if only == "--c" => c_bench::run(false),
+        ("bench", [only, count]) if only == "--c" && count == "--count" => c_bench::run(true),
         ("bench", args) => bench::run(args),
         ("bugs", names) => bugs::run(names),
         ("real-input", []) => {

@@ -9,7 +9,6 @@ use crate::error::{
 };
 use crate::opts::{keepq_send_opts, wait};
 use crate::send::{self, keepq_send_cb, keepq_sent};
-use crate::sized;
 use crate::store::{keepq, store};
 use crate::text;
 use engine::{Code, Error, Outcome, Result, Sent};
@@ -225,8 +224,8 @@ impl Results {
 ///
 /// Errors: as keepq_send, of a message that was not stored: KEEPQ_E_BAD_HANDLE,
 /// KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_INVALID_NAME, KEEPQ_E_LIMIT_EXCEEDED,
-/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL,
-/// KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
+/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL (also of a limit of
+/// the topic or the store), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_send_async(
     q: *mut keepq,
@@ -241,12 +240,9 @@ pub unsafe extern "C" fn keepq_send_async(
     guard(|| {
         let entry = store(q)?;
         // SAFETY: the caller promises what each helper asks for.
-        let (name, body, opts) = unsafe {
-            (
-                text::required(topic, "topic")?,
-                text::bytes(body, len, "body")?,
-                sized::read(opts)?,
-            )
+        let (name, body) = unsafe {
+            let name = text::unchecked(topic, "topic")?;
+            (name, text::bytes(body, len, "body")?)
         };
         let _sending = entry.results.sends.read();
         let user = User(user);
@@ -254,15 +250,9 @@ pub unsafe extern "C" fn keepq_send_async(
         if called {
             entry.results.check_room()?;
         }
-        // SAFETY: the caller promises the strings and headers that the options point to.
-        let out = unsafe { send::Outgoing::new(body, &opts) };
-        let sent = out.and_then(|out| {
-            let topic = entry.topic(name)?;
-            match out.producer(&entry)? {
-                None => topic.send_message_async(&out.message),
-                Some(producer) => producer.send_async(&topic, out.seq, &out.message),
-            }
-        });
+        // SAFETY: the caller promises the options, and the strings and headers they point to.
+        let out = unsafe { send::Outgoing::read(body, opts) };
+        let sent = out.and_then(|out| out.send_async(&entry, name));
         let pending = sent.map_err(|e| e.or_outcome(Outcome::NotStored))?;
         if called {
             let results = Arc::clone(&entry.results);
@@ -300,9 +290,9 @@ pub unsafe extern "C" fn keepq_send_oneway(
         let entry = store(q)?;
         // SAFETY: the caller promises what each helper asks for.
         let (name, out) = unsafe {
-            let name = text::required(topic, "topic")?;
+            let name = text::unchecked(topic, "topic")?;
             let body = text::bytes(body, len, "body")?;
-            (name, send::Outgoing::new(body, &sized::read(opts)?)?)
+            (name, send::Outgoing::read(body, opts)?)
         };
         let topic = entry.topic(name)?;
         match out.producer(&entry)? {

@@ -8,7 +8,6 @@ use std::mem::size_of;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::OnceLock;
 
 /// What a call returns: 0 = done; positive = nothing went wrong but there is nothing to report;
 /// negative = the number of an error, see keepq_last_error.
@@ -213,15 +212,18 @@ pub(crate) fn guard_value<T>(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_last_error(out: *mut keepq_error_info) -> keepq_rc {
     // Not through `guard`: a wrong struct must not replace the error that is asked for.
-    let info = LAST.with_borrow(|last| {
-        last.as_ref()
-            .map_or(keepq_error_info::INIT, ErrorInfo::fields)
-    });
+    let info = of_last(keepq_error_info::INIT, ErrorInfo::fields);
     if out.is_null() {
         return KEEPQ_E_INVALID_ARGUMENT;
     }
     // SAFETY: the caller promises the struct.
     unsafe { sized::write(out, &info) }.map_or_else(|e| rc_of(e.code()), |()| KEEPQ_OK)
+}
+
+/// Something of this thread's last error. A thread that is ending has none any more.
+fn of_last<T>(none: T, get: impl FnOnce(&ErrorInfo) -> T) -> T {
+    let found = LAST.try_with(|last| last.try_borrow().ok()?.as_ref().map(get));
+    found.ok().flatten().unwrap_or(none)
 }
 
 impl ErrorInfo {
@@ -258,35 +260,58 @@ impl ErrorInfo {
 /// call of this thread that fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn keepq_last_message() -> *const c_char {
-    LAST.with_borrow(|last| {
-        last.as_ref()
-            .map_or(c"".as_ptr(), |last| last.message.as_ptr())
-    })
+    of_last(c"".as_ptr(), |last| last.message.as_ptr())
 }
 
 /// What a return code means, in a few words. Never NULL; the string lasts for ever.
 #[unsafe(no_mangle)]
 pub extern "C" fn keepq_strerror(rc: keepq_rc) -> *const c_char {
-    static NAMES: OnceLock<Vec<(keepq_rc, CString)>> = OnceLock::new();
     let fixed: &CStr = match rc {
         KEEPQ_OK => c"done",
         KEEPQ_EMPTY => c"no message",
         KEEPQ_TIMEOUT => c"timed out",
-        _ => {
-            let names = NAMES.get_or_init(|| {
-                let name = |c: &Code| {
-                    (
-                        rc_of(*c),
-                        c_string(format!("{} ({c})", c.name()).as_bytes()),
-                    )
-                };
-                Code::ALL.iter().map(name).collect()
-            });
-            names
-                .iter()
-                .find(|(n, _)| *n == rc)
-                .map_or(c"not a keepq return code", |(_, s)| s)
-        }
+        _ => match Code::ALL.iter().position(|code| rc_of(*code) == rc) {
+            // Each ends with a NUL.
+            Some(index) => return TEXTS[index].as_ptr().cast(),
+            None => c"not a keepq return code",
+        },
     };
     fixed.as_ptr()
+}
+
+const TEXT: usize = 40;
+
+/// "NotFound (KQ-102)" of each code, and a NUL. There when the program starts: a signal handler may
+/// ask for it, and nothing can be made in one.
+static TEXTS: [[u8; TEXT]; Code::ALL.len()] = {
+    let mut all = [[0; TEXT]; Code::ALL.len()];
+    let mut index = 0;
+    while index < all.len() {
+        all[index] = text_of(Code::ALL[index]);
+        index += 1;
+    }
+    all
+};
+
+const fn text_of(code: Code) -> [u8; TEXT] {
+    let number = code.number();
+    let digits = [
+        b'0' + (number / 100 % 10).to_le_bytes()[0],
+        b'0' + (number / 10 % 10).to_le_bytes()[0],
+        b'0' + (number % 10).to_le_bytes()[0],
+    ];
+    let parts = [code.name().as_bytes(), b" (KQ-", &digits, b")"];
+    let mut text = [0; TEXT];
+    let (mut length, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut at = 0;
+        while at < parts[part].len() {
+            text[length] = parts[part][at];
+            length += 1;
+            at += 1;
+        }
+        part += 1;
+    }
+    assert!(length < TEXT, "there is room for the NUL");
+    text
 }

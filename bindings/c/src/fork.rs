@@ -1,9 +1,11 @@
 //! What a forked child finds: tables of handles that can be used, and handles that are not its own.
 //!
-//! Another thread of the parent may be inside a table at the moment of a fork, and in the child it
-//! will never leave. So the forking thread takes the locks of the tables before the fork and gives
-//! them back on both sides. All other locks of this crate belong to an open store, and no call
-//! touches those of one that was opened before a fork (see [`here`]).
+//! Another thread of the parent may be making a table larger at the moment of a fork, and in the
+//! child it will never end. So the forking thread takes the locks of the tables before the fork and
+//! gives them back on both sides. Calls that other threads are in are counted in the child for ever:
+//! what their handles stand for is then not dropped when they are closed there. All other locks of
+//! this crate belong to an open store, and no call touches those of one that was opened before a
+//! fork (see [`here`]).
 
 use crate::{group, msg, store};
 use engine::{Code, Error, Result};
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How many forks lie between this process and the one that loaded the library.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// A table is in use for moments only. A fork that waited this many turns comes from a signal
+/// A table is made larger in moments. A fork that waited this many turns comes from a signal
 /// handler that interrupted one, and goes on without it.
 const TURNS: u32 = 10_000;
 

@@ -2,7 +2,7 @@
 
 use crate::error::{KEEPQ_EMPTY, KEEPQ_OK, guard, guard_value, keepq_rc};
 use crate::group_opts::{TagList, keepq_group_opts};
-use crate::handle::Table;
+use crate::handle::{Table, Used};
 use crate::msg::{self, keepq_msg};
 use crate::opts::wait;
 use crate::store::{keepq, store};
@@ -36,11 +36,12 @@ pub(crate) struct GroupEntry {
 
 pub(crate) static GROUPS: Table<GroupEntry> = Table::new(2, "group", "keepq_group_close");
 
-/// A wait is cut into slices, so that it ends soon after its group was closed by another thread.
+/// The longest that a receive waits without looking whether its group was closed.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// The group behind a handle.
-pub(crate) fn entry(g: *const keepq_group) -> Result<Arc<GroupEntry>> {
+#[inline(always)]
+pub(crate) fn entry(g: *const keepq_group) -> Result<Used<'static, GroupEntry>> {
     GROUPS.get(g.addr())
 }
 
@@ -213,12 +214,15 @@ pub unsafe extern "C" fn keepq_receive(
         let out = unsafe { text::clear(out, ptr::null_mut()) };
         let entry = entry(g)?;
         let out = text::place(out, "out")?;
-        let receive = |slice| entry.group.receive(slice);
-        match entry.in_slices(wait(timeout_ms)?, receive, Option::is_none)? {
-            None => Ok(KEEPQ_EMPTY),
-            Some(delivery) => {
+        let mut slices = Slices::new(&entry, wait(timeout_ms)?);
+        loop {
+            let got = entry.group.receive_batch(1, slices.this)?;
+            if let Ok(delivery) = got.try_into() {
                 *out = msg::received(&entry, delivery)?;
-                Ok(KEEPQ_OK)
+                return Ok(KEEPQ_OK);
+            }
+            if !slices.go_on()? {
+                return Ok(KEEPQ_EMPTY);
             }
         }
     })
@@ -276,11 +280,14 @@ unsafe fn receive_batch(
     unsafe { text::clear(out.2, 0) };
     let entry = entry(g)?;
     msg::check_room(out)?;
-    let receive = |slice| receive(&entry.group, out.1, slice);
-    let deliveries = entry.in_slices(wait(timeout_ms)?, receive, Vec::is_empty)?;
+    let mut slices = Slices::new(&entry, wait(timeout_ms)?);
+    let mut deliveries = receive(&entry.group, out.1, slices.this)?;
+    while deliveries.is_empty() && slices.go_on()? {
+        deliveries = receive(&entry.group, out.1, slices.this)?;
+    }
     let handles = deliveries
         .into_iter()
-        .map(|delivery| msg::received(&entry, delivery));
+        .map(|delivery| msg::received(&entry, Box::new([delivery])));
     // SAFETY: checked above.
     unsafe { msg::hand_out(handles, out) }
 }
@@ -296,38 +303,52 @@ impl GroupEntry {
         lists.push(Arc::clone(&list));
         list
     }
+}
 
-    /// Calls `receive` with slices of the timeout until it gives something that is not `empty`.
-    fn in_slices<T>(
-        &self,
-        timeout: Duration,
-        receive: impl Fn(Duration) -> Result<T>,
-        empty: impl Fn(&T) -> bool,
-    ) -> Result<T> {
-        let mut left = timeout;
-        let interrupts = self.interrupts.load(Ordering::Acquire);
-        loop {
-            let slice = left.min(SLICE);
-            let got = receive(slice)?;
-            if !empty(&got) || left == slice {
-                return Ok(got);
-            }
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::new(
-                    Code::Closed,
-                    "the group was closed during the receive",
-                ));
-            }
-            if self.interrupts.load(Ordering::Acquire) != interrupts {
-                return Err(Error::new(
-                    Code::Interrupted,
-                    "the wait for a message was interrupted",
-                ));
-            }
-            if left != Duration::MAX {
-                left -= slice;
-            }
+/// A wait of a receive, cut so that it ends soon after its group was closed by another thread.
+struct Slices<'a> {
+    group: &'a GroupEntry,
+    /// The interrupts when it began.
+    interrupts: u64,
+    /// How long to wait now.
+    this: Duration,
+    /// That and all that comes afterwards.
+    left: Duration,
+}
+
+impl<'a> Slices<'a> {
+    #[inline]
+    fn new(group: &'a GroupEntry, timeout: Duration) -> Self {
+        Self {
+            group,
+            interrupts: group.interrupts.load(Ordering::Acquire),
+            this: timeout.min(SLICE),
+            left: timeout,
         }
+    }
+
+    /// Whether to wait again; nothing came in this slice.
+    fn go_on(&mut self) -> Result<bool> {
+        if self.left == self.this {
+            return Ok(false);
+        }
+        if self.group.closed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                Code::Closed,
+                "the group was closed during the receive",
+            ));
+        }
+        if self.group.interrupts.load(Ordering::Acquire) != self.interrupts {
+            return Err(Error::new(
+                Code::Interrupted,
+                "the wait for a message was interrupted",
+            ));
+        }
+        if self.left != Duration::MAX {
+            self.left -= self.this;
+        }
+        self.this = self.left.min(SLICE);
+        Ok(true)
     }
 }
 

@@ -17,6 +17,7 @@ mod fork;
 mod handle;
 mod sized;
 mod text;
+mod topics_at_hand;
 
 // The header follows the order of these, which blank lines keep.
 mod store;
@@ -31,6 +32,8 @@ mod group_opts;
 
 mod group;
 
+mod topic_opts;
+
 mod topic;
 
 mod settle;
@@ -41,6 +44,8 @@ mod browse;
 
 mod report;
 
+mod repair;
+
 mod error;
 
 pub use browse::*;
@@ -50,11 +55,13 @@ pub use group::*;
 pub use group_opts::*;
 pub use msg::*;
 pub use opts::*;
+pub use repair::*;
 pub use report::*;
 pub use send::*;
 pub use settle::*;
 pub use store::*;
 pub use topic::*;
+pub use topic_opts::*;
 
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,14 @@
 
 use crate::error::{KEEPQ_EMPTY, KEEPQ_OK, c_string, guard, guard_value, keepq_rc};
 use crate::group::{GroupEntry, OutMessages};
-use crate::handle::Table;
+use crate::handle::{Table, Used};
 use crate::opts::keepq_header;
 use crate::send::KEEPQ_NO_SEQ;
 use crate::text;
 use engine::{Browsed, Code, Content, DeadLetter, Delivery, Error, Group, Result};
 use std::ffi::{CString, c_char, c_void};
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// A message that was received, or looked at by keepq_browse or keepq_dlq_browse. It belongs to one
 /// thread at a time.
@@ -37,21 +37,35 @@ const NO_BYTES: keepq_bytes = keepq_bytes {
 
 /// Where a message comes from.
 enum Origin {
-    Received(Box<Received>),
-    Browsed(Browsed),
-    Dead(DeadLetter),
+    Received(Received),
+    Browsed(Box<Browsed>),
+    Dead(Box<DeadLetter>),
 }
 
 /// A message under a lease.
 pub(crate) struct Received {
-    pub(crate) delivery: Delivery,
+    /// As the engine gave it: moving a delivery costs more than looking for its handle.
+    delivery: Box<[Delivery; 1]>,
     pub(crate) group: Group,
     /// The handle by which it was received.
     pub(crate) by: usize,
 }
 
+impl Received {
+    pub(crate) fn delivery(&self) -> &Delivery {
+        &self.delivery[0]
+    }
+}
+
 pub(crate) struct MsgEntry {
     origin: Origin,
+    /// Most are never asked for any.
+    texts: OnceLock<Box<Texts>>,
+}
+
+/// What was asked for of a message as C strings.
+#[derive(Default)]
+struct Texts {
     id: OnceLock<CString>,
     topic: OnceLock<CString>,
     key: OnceLock<CString>,
@@ -71,7 +85,7 @@ macro_rules! either {
     ($entry:expr, $d:ident => $received:expr, $c:ident => $content:expr) => {
         match &$entry.origin {
             Origin::Received(received) => {
-                let $d = &received.delivery;
+                let $d = received.delivery();
                 $received
             }
             other => other.content().and_then(|$c| $content),
@@ -99,16 +113,12 @@ impl MsgEntry {
     fn new(origin: Origin) -> Self {
         Self {
             origin,
-            id: OnceLock::new(),
-            topic: OnceLock::new(),
-            key: OnceLock::new(),
-            tag: OnceLock::new(),
-            order_key: OnceLock::new(),
-            receipt: OnceLock::new(),
-            producer: OnceLock::new(),
-            reason: OnceLock::new(),
-            headers: OnceLock::new(),
+            texts: OnceLock::new(),
         }
+    }
+
+    fn texts(&self) -> &Texts {
+        self.texts.get_or_init(Box::default)
     }
 
     /// The lease, for settling.
@@ -134,15 +144,16 @@ impl MsgEntry {
 
     /// A C string of the burial, kept with the message.
     pub(crate) fn dead_texts(&self) -> (*const c_char, *const c_char) {
-        let Origin::Dead(DeadLetter {
-            burial: Ok(burial), ..
-        }) = &self.origin
-        else {
+        let Origin::Dead(letter) = &self.origin else {
             return (c"".as_ptr(), c"".as_ptr());
         };
+        let Ok(burial) = &letter.burial else {
+            return (c"".as_ptr(), c"".as_ptr());
+        };
+        let texts = self.texts();
         (
-            kept(&self.topic, || burial.topic.clone()),
-            kept(&self.reason, || burial.reason.clone()),
+            kept(&texts.topic, || burial.topic.clone()),
+            kept(&texts.reason, || burial.reason.clone()),
         )
     }
 
@@ -158,7 +169,7 @@ impl MsgEntry {
 
     fn header_at(&self, index: usize) -> Option<keepq_header> {
         let value = either!(self, d => d.headers().nth(index), c => c.headers().nth(index))?.1;
-        let names = self.headers.get_or_init(|| {
+        let names = self.texts().headers.get_or_init(|| {
             let name = |(name, _): (&str, &[u8])| c_string(name.as_bytes());
             let names: Option<Vec<_>> = either!(
                 self,
@@ -191,6 +202,7 @@ impl MsgEntry {
     }
 }
 
+#[inline(always)]
 fn insert(origin: Origin) -> Result<*mut keepq_msg> {
     Ok(ptr::without_provenance_mut(
         MESSAGES.insert(MsgEntry::new(origin))?,
@@ -198,26 +210,28 @@ fn insert(origin: Origin) -> Result<*mut keepq_msg> {
 }
 
 /// A handle for a delivery. When it cannot be had, the delivery is given back at once.
-pub(crate) fn received(group: &GroupEntry, delivery: Delivery) -> Result<*mut keepq_msg> {
-    insert(Origin::Received(Box::new(Received {
+#[inline(always)]
+pub(crate) fn received(group: &GroupEntry, delivery: Box<[Delivery; 1]>) -> Result<*mut keepq_msg> {
+    insert(Origin::Received(Received {
         delivery,
         group: group.group.clone(),
         by: group.handle.get().copied().unwrap_or(0),
-    })))
+    }))
 }
 
 /// A handle for a message that was looked at.
 pub(crate) fn browsed(message: Browsed) -> Result<*mut keepq_msg> {
-    insert(Origin::Browsed(message))
+    insert(Origin::Browsed(Box::new(message)))
 }
 
 /// A handle for a dead letter that was looked at.
 pub(crate) fn dead(letter: DeadLetter) -> Result<*mut keepq_msg> {
-    insert(Origin::Dead(letter))
+    insert(Origin::Dead(Box::new(letter)))
 }
 
 /// The message behind a handle.
-pub(crate) fn entry(m: *const keepq_msg) -> Result<Arc<MsgEntry>> {
+#[inline(always)]
+pub(crate) fn entry(m: *const keepq_msg) -> Result<Used<'static, MsgEntry>> {
     MESSAGES.get(m.addr())
 }
 
@@ -305,7 +319,7 @@ pub unsafe extern "C" fn keepq_msg_body(m: *const keepq_msg) -> keepq_bytes {
 pub unsafe extern "C" fn keepq_msg_id(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         let id = either!(e, d => Some(d.id()), c => Some(c.id()));
-        id.map_or(ptr::null(), |id| kept(&e.id, || id.to_string()))
+        id.map_or(ptr::null(), |id| kept(&e.texts().id, || id.to_string()))
     })
 }
 
@@ -314,7 +328,7 @@ pub unsafe extern "C" fn keepq_msg_id(m: *const keepq_msg) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_msg_seq(m: *const keepq_msg) -> u64 {
     read(m, KEEPQ_NO_SEQ, |e| match &e.origin {
-        Origin::Received(received) => received.delivery.seq(),
+        Origin::Received(received) => received.delivery().seq(),
         Origin::Browsed(browsed) => browsed.seq,
         Origin::Dead(letter) => letter.seq,
     })
@@ -324,8 +338,10 @@ pub unsafe extern "C" fn keepq_msg_seq(m: *const keepq_msg) -> u64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_msg_topic(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| match &e.origin {
-        Origin::Received(received) => kept(&e.topic, || received.delivery.topic().to_owned()),
-        Origin::Browsed(browsed) => kept(&e.topic, || browsed.topic.as_ref().to_owned()),
+        Origin::Received(received) => {
+            kept(&e.texts().topic, || received.delivery().topic().to_owned())
+        }
+        Origin::Browsed(browsed) => kept(&e.texts().topic, || browsed.topic.as_ref().to_owned()),
         Origin::Dead(_) => e.dead_texts().0,
     })
 }
@@ -336,7 +352,7 @@ pub unsafe extern "C" fn keepq_msg_topic(m: *const keepq_msg) -> *const c_char {
 pub unsafe extern "C" fn keepq_msg_key(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         let key = either!(e, d => d.key(), c => c.key());
-        key.map_or(ptr::null(), |key| kept(&e.key, || key.to_owned()))
+        key.map_or(ptr::null(), |key| kept(&e.texts().key, || key.to_owned()))
     })
 }
 
@@ -345,7 +361,7 @@ pub unsafe extern "C" fn keepq_msg_key(m: *const keepq_msg) -> *const c_char {
 pub unsafe extern "C" fn keepq_msg_tag(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         let tag = either!(e, d => d.tag(), c => c.tag());
-        tag.map_or(ptr::null(), |tag| kept(&e.tag, || tag.to_owned()))
+        tag.map_or(ptr::null(), |tag| kept(&e.texts().tag, || tag.to_owned()))
     })
 }
 
@@ -354,7 +370,9 @@ pub unsafe extern "C" fn keepq_msg_tag(m: *const keepq_msg) -> *const c_char {
 pub unsafe extern "C" fn keepq_msg_order_key(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         let key = either!(e, d => d.order_key(), c => c.order_key());
-        key.map_or(ptr::null(), |key| kept(&e.order_key, || key.to_owned()))
+        key.map_or(ptr::null(), |key| {
+            kept(&e.texts().order_key, || key.to_owned())
+        })
     })
 }
 
@@ -398,7 +416,7 @@ pub unsafe extern "C" fn keepq_msg_header_at(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_msg_attempt(m: *const keepq_msg) -> u32 {
     read(m, 0, |e| match &e.origin {
-        Origin::Received(received) => received.delivery.attempt(),
+        Origin::Received(received) => received.delivery().attempt(),
         Origin::Browsed(_) => 0,
         Origin::Dead(letter) => letter.burial.as_ref().map_or(0, |b| b.attempts),
     })
@@ -418,7 +436,7 @@ pub unsafe extern "C" fn keepq_msg_sent_at_ms(m: *const keepq_msg) -> i64 {
 pub unsafe extern "C" fn keepq_msg_producer(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| {
         e.producer().map_or(ptr::null(), |(name, _)| {
-            kept(&e.producer, || name.to_owned())
+            kept(&e.texts().producer, || name.to_owned())
         })
     })
 }
@@ -436,7 +454,9 @@ pub unsafe extern "C" fn keepq_msg_producer_seq(m: *const keepq_msg) -> u64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_msg_receipt(m: *const keepq_msg) -> *const c_char {
     read(m, ptr::null(), |e| match &e.origin {
-        Origin::Received(received) => kept(&e.receipt, || received.delivery.receipt().to_string()),
+        Origin::Received(received) => kept(&e.texts().receipt, || {
+            received.delivery().receipt().to_string()
+        }),
         Origin::Browsed(_) | Origin::Dead(_) => ptr::null(),
     })
 }

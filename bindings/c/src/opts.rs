@@ -15,7 +15,8 @@ pub const KEEPQ_FLUSH_SYNC: i32 = 1;
 /// In shared memory when the call returns: survives the death of every process.
 pub const KEEPQ_FLUSH_ASYNC: i32 = 2;
 
-/// An asynchronous or one-way send for which there is no room waits for it.
+/// A send for which there is no room: while too many asynchronous and one-way sends are in flight
+/// it waits; for a limit of its topic or the store, it does what those were made with.
 pub const KEEPQ_WHEN_FULL_DEFAULT: i32 = 0;
 /// It waits for room, at most the send's time.
 pub const KEEPQ_WHEN_FULL_WAIT: i32 = 1;
@@ -58,13 +59,17 @@ pub struct keepq_open_opts {
     /// How many asynchronous and one-way sends of this handle may wait for the disk; 0 = 1024, at
     /// most 1 Mi.
     pub max_in_flight: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// What a send to a new store does while max_bytes has no room for it: KEEPQ_WHEN_FULL_*; the
+    /// default is to refuse.
+    pub when_full: i32,
     /// How many bytes of bodies they may have; 0 = 64 MiB.
     pub max_in_flight_bytes: u64,
     /// Where a new store keeps its shared memory, if not in its own directory: an absolute path,
     /// best on tmpfs, the same in every process. NULL = in its own directory.
     pub runtime_dir: *const c_char,
+    /// The most bytes of bodies that all topics of a new store keep together; 0 = no limit. See
+    /// keepq_topic_opts, and keepq_configure to change it.
+    pub max_bytes: u64,
 }
 
 // SAFETY: repr(C), size first; integers and raw pointers.
@@ -85,9 +90,10 @@ unsafe impl SizedStruct for keepq_open_opts {
         read_only: 0,
         send_retries: 0,
         max_in_flight: 0,
-        reserved: 0,
+        when_full: KEEPQ_WHEN_FULL_DEFAULT,
         max_in_flight_bytes: 0,
         runtime_dir: ptr::null(),
+        max_bytes: 0,
     };
 }
 
@@ -138,9 +144,11 @@ impl keepq_open_opts {
         if self.max_in_flight_bytes != 0 {
             options = options.max_in_flight_bytes(self.max_in_flight_bytes);
         }
-        if self.reserved != 0 {
-            let text = "keepq_open_opts.reserved is not 0; start it with KEEPQ_OPEN_OPTS_INIT";
-            return Err(Error::new(Code::InvalidArgument, text));
+        if let Some(when_full) = when_full("when_full", self.when_full)? {
+            options = options.when_full(when_full);
+        }
+        if self.max_bytes != 0 {
+            options = options.max_bytes(self.max_bytes);
         }
         if !self.runtime_dir.is_null() {
             // SAFETY: the caller's promise.

@@ -2,12 +2,13 @@
 
 use crate::error::{KEEPQ_OK, guard, keepq_rc};
 use crate::group::{self, keepq_group};
-use crate::sized::{self, Array, SizedStruct};
+use crate::sized::{self, Array, SizedStruct, zeroed_struct};
 use crate::store::{keepq, store};
 use crate::text;
-use engine::{Code, Error, Finding, GroupStats, Result, TopicStats};
+use engine::{Code, Error, Finding, GroupStats, Result, TopicStats, VerifyReport};
 use std::ffi::c_char;
 use std::mem::size_of;
+use std::path::Path;
 
 /// Counters of a store. Start it with KEEPQ_STORE_STATS_INIT.
 #[repr(C)]
@@ -119,27 +120,13 @@ pub struct keepq_finding {
     pub length: u64,
     /// 1 = damage of what had been durable, 0 = only worth knowing.
     pub damage: i32,
-    /// Always 0.
-    pub reserved: i32,
+    /// 1 = it was damage that keepq_repair has dealt with: what it took is lost, its groups are
+    /// told of it. Then damage is 0.
+    pub known: i32,
     /// The file, relative to the store.
     pub file: [c_char; 256],
     /// What is wrong, one sentence.
     pub reason: [c_char; 512],
-}
-
-/// All zero but the size.
-macro_rules! zeroed_struct {
-    ($name:ident) => {
-        // SAFETY: repr(C), size first; integers and arrays of them.
-        unsafe impl SizedStruct for $name {
-            const NAME: &'static str = stringify!($name);
-            const INIT: Self = Self {
-                size: size_of::<Self>(),
-                // SAFETY: zero is a value of every integer.
-                ..unsafe { std::mem::zeroed() }
-            };
-        }
-    };
 }
 
 zeroed_struct!(keepq_store_stats);
@@ -149,7 +136,7 @@ zeroed_struct!(keepq_verify_report);
 zeroed_struct!(keepq_finding);
 
 /// The text with a NUL behind it; cut, between characters, to what fits.
-fn fixed<const N: usize>(text: &str) -> [c_char; N] {
+pub(crate) fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut end = text.find('\0').unwrap_or(text.len()).min(N - 1);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -200,6 +187,7 @@ impl keepq_finding {
             position: finding.position,
             length: finding.length,
             damage: i32::from(finding.damage),
+            known: i32::from(finding.known),
             file: fixed(&finding.file),
             reason: fixed(&finding.reason),
             ..Self::INIT
@@ -211,7 +199,7 @@ impl keepq_finding {
 ///
 /// # Safety
 /// `out` is NULL with `cap` 0, or an array of `cap` structs; `n` is a place for a number or NULL.
-unsafe fn list<T: SizedStruct>(
+pub(crate) unsafe fn list<T: SizedStruct>(
     out: *mut T,
     cap: usize,
     n: *mut usize,
@@ -360,39 +348,87 @@ pub unsafe extern "C" fn keepq_verify(
 ) -> keepq_rc {
     guard(|| {
         let entry = store(q)?;
-        // SAFETY: the caller promises the struct.
-        unsafe { sized::check_out(report.cast_const()) }?;
-        let mut n = 0;
-        let mut found = None;
-        let verify = || {
-            let verified = found.insert(entry.store.verify()?);
-            Ok(verified.findings.iter().map(keepq_finding::of).collect())
-        };
-        // SAFETY: the caller promises the array.
-        unsafe { list(findings, cap, &raw mut n, verify) }?;
-        let Some(found) = found else {
-            return Ok(KEEPQ_OK);
-        };
-        let damages: Vec<_> = found.findings.iter().filter(|f| f.damage).collect();
-        let totals = keepq_verify_report {
-            files: found.files,
-            records: found.records,
-            messages: found.messages,
-            bytes: found.bytes,
-            findings: found.findings.len() as u64,
-            damages: damages.len() as u64,
-            ..keepq_verify_report::INIT
-        };
-        // SAFETY: checked above; the caller promises the struct.
-        unsafe { sized::write(report, &totals) }?;
-        match damages.first() {
-            None => Ok(KEEPQ_OK),
-            Some(first) => Err(Error::new(
-                Code::Corrupt,
-                format!("{} at {}: {}", first.file, first.position, first.reason),
-            )
-            .at_path(entry.store.path().join(&first.file))
-            .at_position(first.position)),
+        // SAFETY: the caller promises the struct and the array.
+        unsafe {
+            verified(entry.store.path(), (report, findings, cap), || {
+                entry.store.verify()
+            })
         }
     })
+}
+
+/// keepq_verify of a store that nobody need have open, and that perhaps cannot be opened: the
+/// directory `path`. Of a store that is in use, what others write meanwhile may show as an
+/// unfinished end, not as damage.
+///
+/// Errors: KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED (cap), KEEPQ_E_NOT_FOUND,
+/// KEEPQ_E_NOT_A_STORE, KEEPQ_E_INCOMPATIBLE, KEEPQ_E_CORRUPT (as keepq_verify; with nothing filled
+/// when SUPER itself is damaged); the disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_verify_path(
+    path: *const c_char,
+    report: *mut keepq_verify_report,
+    findings: *mut keepq_finding,
+    cap: usize,
+) -> keepq_rc {
+    guard(|| {
+        // SAFETY: the caller promises a string.
+        let path = unsafe { text::path(path) }?;
+        let verify = || engine::verify(path, &mut |_, _| {});
+        // SAFETY: the caller promises the struct and the array.
+        unsafe { verified(path, (report, findings, cap), verify) }
+    })
+}
+
+/// The caller's places for what a check finds.
+type Found = (*mut keepq_verify_report, *mut keepq_finding, usize);
+
+/// # Safety
+/// The places are a struct or NULL, and an array of so many or NULL with 0.
+unsafe fn verified(
+    path: &Path,
+    (report, findings, cap): Found,
+    verify: impl FnOnce() -> Result<VerifyReport>,
+) -> Result<keepq_rc> {
+    // SAFETY: the caller's promise.
+    unsafe { sized::check_out(report.cast_const()) }?;
+    let mut n = 0;
+    let mut found = None;
+    let verify = || {
+        let verified = found.insert(verify()?);
+        Ok(verified.findings.iter().map(keepq_finding::of).collect())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { list(findings, cap, &raw mut n, verify) }?;
+    let found = found.unwrap_or_default();
+    let totals = keepq_verify_report {
+        files: found.files,
+        records: found.records,
+        messages: found.messages,
+        bytes: found.bytes,
+        findings: found.findings.len() as u64,
+        damages: damages(&found).count() as u64,
+        ..keepq_verify_report::INIT
+    };
+    // SAFETY: checked above; the caller's promise.
+    unsafe { sized::write(report, &totals) }?;
+    no_damage(path, &found)
+}
+
+/// What had been durable and is damaged.
+pub(crate) fn damages(found: &VerifyReport) -> impl Iterator<Item = &Finding> {
+    found.findings.iter().filter(|f| f.damage)
+}
+
+/// The first damage as an error.
+pub(crate) fn no_damage(path: &Path, found: &VerifyReport) -> Result<keepq_rc> {
+    match damages(found).next() {
+        None => Ok(KEEPQ_OK),
+        Some(first) => Err(Error::new(
+            Code::Corrupt,
+            format!("{} at {}: {}", first.file, first.position, first.reason),
+        )
+        .at_path(path.join(&first.file))
+        .at_position(first.position)),
+    }
 }

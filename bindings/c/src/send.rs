@@ -7,7 +7,7 @@ use crate::opts::{flag, flush, keepq_send_opts, timeout, when_full};
 use crate::sized::{self, Array, SizedStruct};
 use crate::store::{StoreEntry, keepq, store};
 use crate::text;
-use engine::{Code, Error, OutMessage, Outcome, Producer, Result, Sent};
+use engine::{Code, Error, OutMessage, Outcome, Pending, Producer, Result, Sent};
 use std::ffi::{c_char, c_void};
 use std::mem::size_of;
 use std::ops::Range;
@@ -62,24 +62,29 @@ unsafe impl SizedStruct for keepq_sent {
 }
 
 impl keepq_sent {
+    // Not inlined, so that the digits are written as two words and not as sixteen bytes.
+    #[inline(never)]
+    fn fill(&mut self, sent: &Sent) {
+        self.seq = sent.seq.unwrap_or(KEEPQ_NO_SEQ);
+        self.status = KEEPQ_SEND_OK;
+        self.outcome = KEEPQ_OUTCOME_STORED;
+        self.durable = i32::from(sent.durable);
+        self.duplicate = i32::from(sent.duplicate);
+        let id = sent.id.lsn();
+        let digits = [id >> 32, id & 0xffff_ffff].map(hexadecimal);
+        // SAFETY: there is room for 24 characters, and any byte is one.
+        unsafe {
+            self.id
+                .as_mut_ptr()
+                .cast::<[u64; 2]>()
+                .write_unaligned(digits)
+        };
+    }
+
     pub(crate) fn of(result: &Result<Sent>) -> Self {
         let mut out = Self::INIT;
         match result {
-            Ok(sent) => {
-                out.seq = sent.seq.unwrap_or(KEEPQ_NO_SEQ);
-                // As it is shown: sixteen digits. Formatting would cost more than the rest of this.
-                let mut left = sent.id.lsn();
-                for to in out.id.iter_mut().take(16).rev() {
-                    let digit = b"0123456789abcdef"[(left & 0xf) as usize];
-                    // A char is signed on some machines; the bits are what counts.
-                    *to = c_char::from_ne_bytes([digit]);
-                    left >>= 4;
-                }
-                out.status = KEEPQ_SEND_OK;
-                out.outcome = KEEPQ_OUTCOME_STORED;
-                out.durable = i32::from(sent.durable);
-                out.duplicate = i32::from(sent.duplicate);
-            }
+            Ok(sent) => out.fill(sent),
             Err(error) => {
                 out.rc = rc_of(error.code());
                 out.outcome = outcome_of(error.outcome());
@@ -90,6 +95,18 @@ impl keepq_sent {
         }
         out
     }
+}
+
+/// The eight digits of a number below 2^32, as they stand in memory. Formatting would cost more
+/// than all else that a callback takes, and a loop over the digits half of it.
+fn hexadecimal(number: u64) -> u64 {
+    // Each byte's two halves apart, then each a digit: those above nine are letters.
+    let mut nibbles = (number | number << 16) & 0x0000_ffff_0000_ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((nibbles + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    let digits = nibbles + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1);
+    digits.to_be()
 }
 
 /// A message of keepq_send_batch. Start it with KEEPQ_MSG_IN_INIT. In an array the first one's size
@@ -133,8 +150,27 @@ pub(crate) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// # Safety
+    /// `opts` is NULL or points to options whose strings and headers are valid as long as `'a`.
+    #[inline]
+    pub(crate) unsafe fn read(body: &'a [u8], opts: *const keepq_send_opts) -> Result<Self> {
+        if opts.is_null() {
+            let message = OutMessage {
+                body,
+                ..OutMessage::default()
+            };
+            return Ok(Self {
+                message,
+                producer: None,
+                seq: None,
+            });
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::new(body, &sized::read(opts)?) }
+    }
+
+    /// # Safety
     /// The strings and headers of `opts` are valid as long as `'a`.
-    pub(crate) unsafe fn new(body: &'a [u8], opts: &keepq_send_opts) -> Result<Self> {
+    unsafe fn new(body: &'a [u8], opts: &keepq_send_opts) -> Result<Self> {
         opts.refuse_unsupported()?;
         // SAFETY: the caller's promise.
         let (key, tag, order_key, headers, producer) = unsafe {
@@ -173,16 +209,24 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The named producer that sends it.
+    #[inline]
     pub(crate) fn producer(&self, entry: &StoreEntry) -> Result<Option<Arc<Producer>>> {
         self.producer.map(|name| entry.producer(name)).transpose()
     }
 
-    fn send(&self, entry: &StoreEntry, topic: &str) -> Result<Sent> {
-        let topic = entry.topic(topic)?;
-        match self.producer(entry)? {
+    fn send(&self, entry: &StoreEntry, topic: &[u8]) -> Result<Sent> {
+        entry.send_to(topic, |topic| match self.producer(entry)? {
             None => topic.send_message(&self.message),
-            Some(producer) => producer.send(&topic, self.seq, &self.message),
-        }
+            Some(producer) => producer.send(topic, self.seq, &self.message),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn send_async(&self, entry: &StoreEntry, topic: &[u8]) -> Result<Pending> {
+        entry.send_to(topic, |topic| match self.producer(entry)? {
+            None => topic.send_message_async(&self.message),
+            Some(producer) => producer.send_async(topic, self.seq, &self.message),
+        })
     }
 }
 
@@ -192,13 +236,14 @@ impl<'a> Outgoing<'a> {
 /// durability asked for was reached: by default, on disk. Tries again within its time after a
 /// retriable error, and never appends twice. Once the arguments are found good, out tells what
 /// became of the message, also after an error: KEEPQ_OUTCOME_NOT_STORED (safe to send again) or
-/// KEEPQ_OUTCOME_MAYBE_STORED.
+/// KEEPQ_OUTCOME_MAYBE_STORED. A topic that keeps as much as it may refuses it or lets it wait, as
+/// keepq_topic_opts.when_full says.
 ///
 /// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
 /// KEEPQ_E_INVALID_NAME (topic or producer), KEEPQ_E_LIMIT_EXCEEDED, KEEPQ_E_INCOMPATIBLE (a newer
 /// header's field is set), KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FLUSH_TIMEOUT
-/// (stored, not confirmed: wait with keepq_flush), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED;
-/// the disk's.
+/// (stored, not confirmed: wait with keepq_flush), KEEPQ_E_FULL and KEEPQ_E_TIMEOUT (also of a
+/// limit of the topic or the store), KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_send(
     q: *mut keepq,
@@ -214,7 +259,7 @@ pub unsafe extern "C" fn keepq_send(
         let (name, body, opts) = unsafe {
             sized::check_out(out.cast_const())?;
             (
-                text::required(topic, "topic")?,
+                text::unchecked(topic, "topic")?,
                 text::bytes(body, len, "body")?,
                 sized::read(opts)?,
             )
@@ -239,8 +284,8 @@ pub unsafe extern "C" fn keepq_send(
 /// Errors: those of the call itself, when nothing is sent and out is untouched:
 /// KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED
 /// (n); else one of keepq_send's: KEEPQ_E_INVALID_NAME, KEEPQ_E_INCOMPATIBLE,
-/// KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_PRODUCER_GAP, KEEPQ_E_PRODUCER_FENCED; the
-/// disk's.
+/// KEEPQ_E_NOT_SUPPORTED, KEEPQ_E_READ_ONLY, KEEPQ_E_FULL, KEEPQ_E_PRODUCER_GAP,
+/// KEEPQ_E_PRODUCER_FENCED; the disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_send_batch(
     q: *mut keepq,
@@ -277,7 +322,7 @@ pub unsafe extern "C" fn keepq_send_batch(
 }
 
 /// A message of a batch and its topic, or what is wrong with it.
-type Part<'a> = Result<(&'a str, Outgoing<'a>)>;
+type Part<'a> = Result<(&'a [u8], Outgoing<'a>)>;
 
 /// # Safety
 /// What the message points to is valid as long as `'a`.
@@ -285,9 +330,9 @@ unsafe fn one_of<'a>(msgs: &Array<keepq_msg_in>, index: usize) -> Part<'a> {
     let msg = msgs.read(index)?;
     // SAFETY: the caller's promise.
     unsafe {
-        let topic = text::required(msg.topic, "topic")?;
+        let topic = text::unchecked(msg.topic, "topic")?;
         let body = text::bytes(msg.body, msg.len, "body")?;
-        Ok((topic, Outgoing::new(body, &sized::read(msg.opts)?)?))
+        Ok((topic, Outgoing::read(body, msg.opts)?))
     }
 }
 
@@ -364,4 +409,18 @@ pub unsafe extern "C" fn keepq_producer_open(
         }
         Ok(KEEPQ_OK)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_those_that_formatting_gives() {
+        let numbers = (0..32).flat_map(|bit| [1_u64 << bit, (1 << bit) - 1, 0x9abc_def0 >> bit]);
+        for number in numbers.chain([0xffff_ffff, 0x0123_4567, 0x89ab_cdef]) {
+            let digits = hexadecimal(number).to_ne_bytes();
+            assert_eq!(digits.as_slice(), format!("{number:08x}").as_bytes());
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! Settling what was received: by its message, or by a receipt from anywhere.
 
 use crate::error::{KEEPQ_OK, guard, keepq_rc, rc_of};
+use crate::handle::Used;
 use crate::msg::{self, MsgEntry, keepq_msg};
 use crate::opts::negative;
 use crate::store::{keepq, store};
 use crate::text;
 use engine::{Code, Delivery, Error, Receipt, Result};
 use std::ffi::c_char;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A delay of a nack: -1 = the group's back-off, 0 = at once.
@@ -36,7 +36,13 @@ fn lease(ms: i64) -> Result<Duration> {
 /// disk's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keepq_ack(m: *mut keepq_msg) -> keepq_rc {
-    guard(|| msg::entry(m)?.received()?.delivery.ack().map(|()| KEEPQ_OK))
+    guard(|| {
+        msg::entry(m)?
+            .received()?
+            .delivery()
+            .ack()
+            .map(|()| KEEPQ_OK)
+    })
 }
 
 /// Not done: deliver it again after delay_ms; -1 = after the group's back-off, 0 = at once. With no
@@ -48,7 +54,7 @@ pub unsafe extern "C" fn keepq_ack(m: *mut keepq_msg) -> keepq_rc {
 pub unsafe extern "C" fn keepq_nack(m: *mut keepq_msg, delay_ms: i64) -> keepq_rc {
     guard(|| {
         let entry = msg::entry(m)?;
-        let delivery = &entry.received()?.delivery;
+        let delivery = entry.received()?.delivery();
         delivery.nack(delay(delay_ms)?).map(|()| KEEPQ_OK)
     })
 }
@@ -62,7 +68,7 @@ pub unsafe extern "C" fn keepq_nack(m: *mut keepq_msg, delay_ms: i64) -> keepq_r
 pub unsafe extern "C" fn keepq_reject(m: *mut keepq_msg, reason: *const c_char) -> keepq_rc {
     guard(|| {
         let entry = msg::entry(m)?;
-        let delivery = &entry.received()?.delivery;
+        let delivery = entry.received()?.delivery();
         // SAFETY: the caller promises a string.
         let reason = unsafe { text::required(reason, "reason") }?;
         delivery.reject(reason).map(|()| KEEPQ_OK)
@@ -77,7 +83,7 @@ pub unsafe extern "C" fn keepq_reject(m: *mut keepq_msg, reason: *const c_char) 
 pub unsafe extern "C" fn keepq_extend(m: *mut keepq_msg, ms: i64) -> keepq_rc {
     guard(|| {
         let entry = msg::entry(m)?;
-        let delivery = &entry.received()?.delivery;
+        let delivery = entry.received()?.delivery();
         delivery.extend(lease(ms)?).map(|()| KEEPQ_OK)
     })
 }
@@ -123,7 +129,7 @@ pub unsafe extern "C" fn keepq_ack_many(
 }
 
 /// Why it cannot be acked at all; None if it can.
-fn wrong(entry: &Result<Arc<MsgEntry>>) -> Option<Result<()>> {
+fn wrong(entry: &Result<Used<'_, MsgEntry>>) -> Option<Result<()>> {
     match entry {
         Ok(entry) => entry.received().err().map(Err),
         Err(e) => Some(Err(e.clone())),
@@ -133,7 +139,7 @@ fn wrong(entry: &Result<Arc<MsgEntry>>) -> Option<Result<()>> {
 /// Acks the messages from `first` on that were received by the same group and have no result yet.
 fn ack_with_group_of(
     first: usize,
-    entries: &[Result<Arc<MsgEntry>>],
+    entries: &[Result<Used<'_, MsgEntry>>],
     results: &mut [Option<Result<()>>],
 ) {
     let received = |i: usize| entries[i].as_ref().ok().and_then(|e| e.received().ok());
@@ -143,7 +149,7 @@ fn ack_with_group_of(
         .filter_map(|i| {
             received(i)
                 .filter(|r| r.by == one.by)
-                .map(|r| (i, &r.delivery))
+                .map(|r| (i, r.delivery()))
         })
         .collect();
     let acked = one

@@ -19,6 +19,23 @@ pub(crate) unsafe trait SizedStruct: Copy {
     const INIT: Self;
 }
 
+/// All zero but the size.
+macro_rules! zeroed_struct {
+    ($name:ident) => {
+        // SAFETY: repr(C), size first; integers and arrays of them.
+        unsafe impl $crate::sized::SizedStruct for $name {
+            const NAME: &'static str = stringify!($name);
+            const INIT: Self = Self {
+                size: size_of::<Self>(),
+                // SAFETY: zero is a value of every integer.
+                ..unsafe { std::mem::zeroed() }
+            };
+        }
+    };
+}
+
+pub(crate) use zeroed_struct;
+
 /// No struct of the interface will ever be this large: a greater size is an uninitialized one.
 const LARGEST: usize = 4096;
 

@@ -2,10 +2,12 @@
 
 use crate::callbacks::Results;
 use crate::error::{KEEPQ_OK, KEEPQ_TIMEOUT, guard, keepq_rc};
-use crate::handle::Table;
+use crate::handle::{Table, Used};
 use crate::opts::{keepq_open_opts, wait};
+use crate::topic_opts::keepq_store_opts;
+use crate::topics_at_hand::TopicsAtHand;
 use crate::{fork, sized, text};
-use engine::{Code, Error, Producer, Result, Store, Topic};
+use engine::{Code, Error, Outcome, Producer, Result, Store, Topic};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::ffi::c_char;
@@ -24,14 +26,11 @@ pub struct keepq {
     _never_looked_at: [u8; 0],
 }
 
-/// How many topics a store handle keeps at hand for keepq_send.
-const TOPICS_AT_HAND: usize = 256;
-
 pub(crate) struct StoreEntry {
     pub(crate) store: Store,
     /// The process that opened it, by [`fork::here`].
     process: usize,
-    topics: RwLock<HashMap<String, Topic>>,
+    topics: RwLock<TopicsAtHand<Topic>>,
     /// Opened by this handle. The engine limits their number.
     producers: RwLock<HashMap<String, Arc<Producer>>>,
     pub(crate) results: Arc<Results>,
@@ -59,21 +58,41 @@ impl StoreEntry {
         self.process != fork::here()
     }
 
-    /// A topic by name; made if it is new. Kept, so that a send does not look it up again, unless
-    /// it was deleted since: then it is made anew.
-    pub(crate) fn topic(&self, name: &str) -> Result<Topic> {
-        if let Some(topic) = self.topics.read().get(name) {
-            let deleted = |e: Error| e.code() == Code::NotFound;
-            if !topic.len().is_err_and(deleted) {
-                return Ok(topic.clone());
+    /// Sends to a topic by name, which is made if it is new. The topic is kept, so that a send does
+    /// not look it up again. Deleted since, it refuses what is sent to it, and is made anew.
+    #[inline]
+    pub(crate) fn send_to<T>(&self, name: &[u8], send: impl Fn(&Topic) -> Result<T>) -> Result<T> {
+        if let Some(topic) = self.topic_at_hand(name) {
+            let sent = send(&topic);
+            let refused =
+                |e: &Error| e.code() == Code::NotFound && e.outcome() == Some(Outcome::NotStored);
+            if !sent.as_ref().is_err_and(refused) {
+                return sent;
             }
         }
-        let topic = self.store.topic(name)?;
-        let mut topics = self.topics.write();
-        if topics.len() >= TOPICS_AT_HAND {
-            topics.clear();
+        send(&*self.look_topic_up(name)?)
+    }
+
+    /// A topic by name, which is made if it is new or was deleted since.
+    pub(crate) fn topic(&self, name: &[u8]) -> Result<Arc<Topic>> {
+        if let Some(topic) = self.topic_at_hand(name) {
+            let deleted = |e: Error| e.code() == Code::NotFound;
+            if !topic.len().is_err_and(deleted) {
+                return Ok(topic);
+            }
         }
-        topics.insert(name.to_owned(), topic.clone());
+        self.look_topic_up(name)
+    }
+
+    #[inline]
+    fn topic_at_hand(&self, name: &[u8]) -> Option<Arc<Topic>> {
+        self.topics.read().get(name).map(Arc::clone)
+    }
+
+    #[cold]
+    fn look_topic_up(&self, name: &[u8]) -> Result<Arc<Topic>> {
+        let topic = Arc::new(self.store.topic(text::utf8(name, "topic")?)?);
+        self.topics.write().put(name, Arc::clone(&topic));
         Ok(topic)
     }
 
@@ -102,16 +121,22 @@ impl StoreEntry {
 }
 
 /// The store behind a handle.
-pub(crate) fn store(q: *const keepq) -> Result<Arc<StoreEntry>> {
+#[inline(always)]
+pub(crate) fn store(q: *const keepq) -> Result<Used<'static, StoreEntry>> {
     let entry = STORES.get(q.addr())?;
     if entry.is_foreign() {
-        let text = format!(
-            "the store {} was opened before this process was forked; open it again here",
-            entry.store.path().display()
-        );
-        return Err(Error::new(Code::ForkedHandle, text));
+        return Err(foreign(&entry));
     }
     Ok(entry)
+}
+
+#[cold]
+fn foreign(entry: &StoreEntry) -> Error {
+    let text = format!(
+        "the store {} was opened before this process was forked; open it again here",
+        entry.store.path().display()
+    );
+    Error::new(Code::ForkedHandle, text)
 }
 
 /// ======== Stores ========
@@ -190,6 +215,44 @@ pub unsafe extern "C" fn keepq_flush(q: *mut keepq, timeout_ms: i64) -> keepq_rc
         } else {
             KEEPQ_TIMEOUT
         })
+    })
+}
+
+/// Changes the store's own options, for every process, durably; what is 0 stays as it is. The first
+/// limit counts what all topics keep already, which takes time in proportion to that. opts may not
+/// be NULL.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT,
+/// KEEPQ_E_INCOMPATIBLE, KEEPQ_E_READ_ONLY; the disk's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_configure(q: *mut keepq, opts: *const keepq_store_opts) -> keepq_rc {
+    guard(|| {
+        let entry = store(q)?;
+        if opts.is_null() {
+            return Err(text::null("opts"));
+        }
+        // SAFETY: the caller promises the struct.
+        let opts = unsafe { sized::read(opts) }?;
+        opts.change(entry.store.configure())?.apply()?;
+        Ok(KEEPQ_OK)
+    })
+}
+
+/// Fills out with the options that the store has now; -1 = none. They may be passed on to
+/// keepq_configure.
+///
+/// Errors: KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn keepq_config(q: *mut keepq, out: *mut keepq_store_opts) -> keepq_rc {
+    guard(|| {
+        let entry = store(q)?;
+        if out.is_null() {
+            return Err(text::null("out"));
+        }
+        let config = entry.store.config()?;
+        // SAFETY: the caller promises the struct.
+        unsafe { sized::write(out, &keepq_store_opts::of(&config)) }?;
+        Ok(KEEPQ_OK)
     })
 }
 

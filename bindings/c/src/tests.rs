@@ -68,7 +68,7 @@ fn every_code_has_a_text_of_its_own() {
     };
     for &code in Code::ALL {
         let rc = error::rc_of(code);
-        assert!(text(rc).contains(code.name()), "{}", text(rc));
+        assert_eq!(text(rc), format!("{} ({code})", code.name()));
     }
     assert_eq!(text(0), "done");
     assert_eq!(text(-1), "not a keepq return code");
@@ -84,4 +84,62 @@ fn a_panic_becomes_an_internal_error_with_its_words() {
         .to_str()
         .unwrap();
     assert!(text.contains("on purpose"), "{text}");
+}
+
+/// The files of the functions that are exported.
+const SOURCES: &[(&str, &str)] = &[
+    ("browse", include_str!("browse.rs")),
+    ("callbacks", include_str!("callbacks.rs")),
+    ("error", include_str!("error.rs")),
+    ("group", include_str!("group.rs")),
+    ("msg", include_str!("msg.rs")),
+    ("repair", include_str!("repair.rs")),
+    ("report", include_str!("report.rs")),
+    ("send", include_str!("send.rs")),
+    ("settle", include_str!("settle.rs")),
+    ("store", include_str!("store.rs")),
+    ("topic", include_str!("topic.rs")),
+];
+
+/// These change nothing and have nothing that could panic.
+const UNGUARDED: &[&str] = &[
+    "keepq_last_error",
+    "keepq_last_message",
+    "keepq_strerror",
+    "keepq_version",
+];
+
+#[test]
+fn no_panic_of_any_function_comes_to_c() {
+    let mut guarded = Vec::new();
+    for (file, source) in SOURCES {
+        for part in source.split("extern \"C\" fn ").skip(1) {
+            let name = part.split('(').next().unwrap();
+            if !name.starts_with("keepq_") {
+                continue;
+            }
+            let body = part.split_once('{').unwrap().1;
+            let body = body.split("\n}\n").next().unwrap();
+            let is_guarded = ["guard(", "guard_value(", "read(m,"]
+                .iter()
+                .any(|call| body.contains(call));
+            assert_eq!(
+                is_guarded,
+                !UNGUARDED.contains(&name),
+                "{name} of {file}.rs"
+            );
+            guarded.push(name);
+        }
+    }
+    // Each function that the header declares was looked at.
+    let declared = HEADER
+        .lines()
+        .filter(|line| !line.starts_with([' ', '/', '#']));
+    let declared = declared
+        .filter_map(|line| line.split_once('('))
+        .filter_map(|(before, _)| before.rsplit([' ', '*']).next())
+        .filter(|name| name.starts_with("keepq_"));
+    for name in declared {
+        assert!(guarded.contains(&name), "{name} is in no file of SOURCES");
+    }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The error for an argument that may not be NULL.
+#[cold]
 pub(crate) fn null(what: &str) -> Error {
     Error::new(Code::InvalidArgument, format!("{what} is NULL"))
 }
@@ -47,14 +48,27 @@ pub(crate) unsafe fn optional<'a>(ptr: *const c_char, what: &str) -> Result<Opti
         return Ok(None);
     }
     // SAFETY: not NULL, and the caller promises the rest.
-    let text = unsafe { CStr::from_ptr(ptr) };
-    match text.to_str() {
-        Ok(text) => Ok(Some(text)),
-        Err(e) => {
-            let text = format!("{what} is not UTF-8 from byte {} on", e.valid_up_to());
-            Err(Error::new(Code::InvalidArgument, text))
-        }
+    utf8(unsafe { CStr::from_ptr(ptr) }.to_bytes(), what).map(Some)
+}
+
+/// The bytes of a string that must be there, not yet known to be UTF-8.
+///
+/// # Safety
+/// As for [`required`].
+#[inline]
+pub(crate) unsafe fn unchecked<'a>(ptr: *const c_char, what: &str) -> Result<&'a [u8]> {
+    if ptr.is_null() {
+        return Err(null(what));
     }
+    // SAFETY: not NULL, and the caller promises the rest.
+    Ok(unsafe { CStr::from_ptr(ptr) }.to_bytes())
+}
+
+pub(crate) fn utf8<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let text = format!("{what} is not UTF-8 from byte {} on", e.valid_up_to());
+        Error::new(Code::InvalidArgument, text)
+    })
 }
 
 /// A path: any bytes but NUL.
@@ -74,6 +88,7 @@ pub(crate) unsafe fn path<'a>(ptr: *const c_char) -> Result<&'a Path> {
 ///
 /// # Safety
 /// `ptr` is NULL or points to `len` readable bytes that live, unchanged, as long as `'a`.
+#[inline]
 pub(crate) unsafe fn bytes<'a>(ptr: *const c_void, len: usize, what: &str) -> Result<&'a [u8]> {
     if len == 0 {
         return Ok(&[]);
