@@ -2,10 +2,10 @@
 //!
 //! Another thread of the parent may be making a table larger at the moment of a fork, and in the
 //! child it will never end. So the forking thread takes the locks of the tables before the fork and
-//! gives them back on both sides. Calls that other threads are in are counted in the child for ever:
-//! what their handles stand for is then not dropped when they are closed there. All other locks of
-//! this crate belong to an open store, and no call touches those of one that was opened before a
-//! fork (see [`here`]).
+//! gives them back on both sides. Calls that other threads are in are counted in the child for
+//! ever: what their handles stand for is then not dropped when they are closed there. All other
+//! locks of this crate belong to an open store, and no call touches those of one that was opened
+//! before a fork (see [`here`]).
 
 use crate::{group, msg, store};
 use engine::{Code, Error, Result};
