@@ -23,6 +23,7 @@ class Store:
     def __init__(self, native: _keepq.Store, hands: Hands) -> None:
         self._native = native
         self._hands = hands
+        hands.send_timeout = native._send_timeout
 
     @property
     def path(self) -> Path:
