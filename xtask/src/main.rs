@@ -13,6 +13,7 @@ mod c_tests;
 mod examples;
 mod header;
 mod python;
+mod python_bench;
 mod runner;
 mod suites;
 mod symbols;
@@ -30,6 +31,8 @@ cargo xtask bugs [NAME]   every suite must fail when a protection is switched of
 cargo xtask bench [--full] [--only T1,T4] [--peers yaque,heed]
                           keepq beside its peers and the raw limits; results in target/bench
 cargo xtask bench --c     sends and receives through the C door beside Rust, in one run
+cargo xtask bench --python [--only T1,T4,T5,T6,syncs,instr,start] [--peers litequeue]
+                          the Python module beside its peers; results in target/bench-python
 cargo xtask real-input    the lines of real files through killed senders and receivers
 ";
 
@@ -64,6 +67,7 @@ fn run(command: &str, args: &[String]) -> Result<bool, String> {
         ("header", []) => header::write().map(|()| true),
         ("abi", []) => c_tests::write_abi().map(|()| true),
         ("bench", [only]) if only == "--c" => c_bench::run(),
+        ("bench", [first, args @ ..]) if first == "--python" => python_bench::run(args),
         ("bench", args) => bench::run(args),
         ("bugs", names) => bugs::run(names),
         ("real-input", []) => {
