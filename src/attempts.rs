@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::inner::Inner;
 
 /// The wait before the second attempt. The keeper looks after a full disk every 50 ms.
@@ -42,7 +42,9 @@ impl<'a> Attempts<'a> {
     /// Whether to try again after this error; waits before it says so.
     #[cold]
     fn again(&mut self, error: &Error) -> bool {
-        if self.left == 0 || !error.is_retriable() || self.inner.is_closed() {
+        // What waited for its time to end has waited long enough.
+        let over = self.left == 0 || error.code() == Code::Timeout;
+        if over || !error.is_retriable() || self.inner.is_closed() {
             return false;
         }
         let time_left = Duration::from_millis(self.deadline.saturating_sub(self.inner.now()));

@@ -26,6 +26,10 @@ pub struct OutMessage<'a> {
     pub timeout: Option<Duration>,
     /// What an asynchronous or one-way send does while too many are in flight; `None` = wait.
     pub when_full: Option<WhenFull>,
+    /// The part of the time that may go by without room: below a limit of the topic or the store
+    /// that makes senders wait, or among the sends in flight. Then `Timeout`, and nothing is
+    /// stored; zero = do not wait for room. `None` = all of the time.
+    pub room_timeout: Option<Duration>,
 }
 
 /// A message being made: `topic.message(b"x").key("k").send()`.
@@ -71,6 +75,29 @@ impl<'a> Message<'a> {
     /// The time the send may take over all its attempts.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.out.timeout = Some(timeout);
+        self
+    }
+
+    /// The part of that time that may go by without room, which a limit or too many sends in
+    /// flight leave none of; zero = do not wait for room. Then `Timeout`, and nothing is stored.
+    ///
+    /// ```
+    /// # fn main() -> keepq::Result<()> {
+    /// # let dir = keepq::doc_dir("room-timeout");
+    /// # use keepq::{Code, Outcome, WhenFull};
+    /// # use std::time::Duration;
+    /// let store = keepq::Store::open(&dir)?;
+    /// let orders = store.topic_with("orders").max_messages(1).when_full(WhenFull::Wait).open()?;
+    /// orders.send(b"one")?;
+    /// let refused = orders.message(b"two").room_timeout(Duration::ZERO).send().unwrap_err();
+    /// assert_eq!((refused.code(), refused.outcome()), (Code::Timeout, Some(Outcome::NotStored)));
+    /// # store.close()?;
+    /// # std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn room_timeout(mut self, timeout: Duration) -> Self {
+        self.out.room_timeout = Some(timeout);
         self
     }
 

@@ -201,6 +201,21 @@ impl Producer {
         }
     }
 
+    /// As [`Producer::send_oneway`], but an error of a message that was not appended is told and
+    /// not counted.
+    ///
+    /// # Errors
+    /// As [`Producer::send_async`].
+    pub fn try_send_oneway(
+        &self,
+        topic: &Topic,
+        seq: Option<u64>,
+        message: &OutMessage<'_>,
+    ) -> Result<()> {
+        let number = self.number(topic, seq)?;
+        topic.try_send_numbered_oneway(message, &number)
+    }
+
     /// The number of a send, of the next one if none is given.
     fn number(&self, topic: &Topic, seq: Option<u64>) -> Result<Number<'_>> {
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);

@@ -10,6 +10,7 @@ use crate::message::{Message, OutMessage};
 use crate::options::{Flush, WhenFull};
 use crate::pending::{One, Pending};
 use crate::topic::{Numbered, Plain, Stored, Topic};
+use crate::topic_options::RoomWait;
 
 impl Topic {
     /// Sends a body without waiting for the disk: the message is in the log when this returns, and
@@ -105,8 +106,26 @@ impl Topic {
         self.send_numbered_oneway(message, &Plain);
     }
 
+    /// As [`Topic::send_message_oneway`], but an error of a message that was not appended is told
+    /// and not counted.
+    ///
+    /// # Errors
+    /// As [`Topic::send_async`].
+    pub fn try_send_oneway(&self, message: &OutMessage<'_>) -> Result<()> {
+        self.try_send_numbered_oneway(message, &Plain)
+    }
+
+    pub(crate) fn try_send_numbered_oneway(
+        &self,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+    ) -> Result<()> {
+        self.send_in_flight(message, numbered, |_, _| None)
+            .map(drop)
+    }
+
     pub(crate) fn send_numbered_oneway(&self, message: &OutMessage<'_>, numbered: &impl Numbered) {
-        if self.send_in_flight(message, numbered, |_, _| None).is_err() {
+        if self.try_send_numbered_oneway(message, numbered).is_err() {
             self.inner.in_flight.count_lost();
         }
     }
@@ -126,7 +145,8 @@ impl Topic {
         let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
         let when_full = message.when_full.unwrap_or(WhenFull::Wait);
         let len = message.body.len();
-        let admitted = inner.in_flight.admit(inner, len, when_full, deadline);
+        let until = RoomWait::of(message).until(inner, deadline);
+        let admitted = inner.in_flight.admit(inner, len, when_full, until);
         let room = admitted.map_err(refused)?;
         let appended = inner.enter().and_then(|call| {
             let append = || self.append(message, numbered, deadline);

@@ -17,6 +17,7 @@ use crate::message::{Message, OutMessage, check_limits, over_limit};
 use crate::options::{Flush, MessageId, SendStatus, Sent};
 use crate::shm::Tx;
 use crate::shm::control::{PINS, T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
+use crate::topic_options::RoomWait;
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
 #[derive(Clone)]
@@ -207,11 +208,16 @@ impl Topic {
         let mut attempts = Attempts::new(inner, deadline);
         let mut sync_end = 0;
         let mut results = Vec::with_capacity(messages.len());
+        let mut late = None;
         for (i, message) in messages.iter().enumerate() {
             let number = number(i);
-            let stored = attempts
-                .run(|| self.append(message, &number, deadline))
-                .map_err(refused);
+            let stored = match &late {
+                // Whoever waits in vain holds up those behind it: what is sent is sent in order.
+                Some(e) => Err(Error::clone(e)),
+                None => attempts.run(|| self.append(message, &number, deadline)),
+            };
+            let stored = stored.map_err(refused);
+            late = late.or_else(|| stored.as_ref().err().filter(|e| is_late(e)).cloned());
             let sync = message.flush.unwrap_or(inner.options.flush) == Flush::Sync;
             if let (Ok(stored), true) = (&stored, sync) {
                 sync_end = sync_end.max(stored.end);
@@ -244,13 +250,14 @@ impl Topic {
         check_limits(message)?;
         self.check_name()?;
         Keeper::start(&self.inner);
+        let mut room = RoomWait::of(message);
         let stored = loop {
             let appended = BUFFERS.with_borrow_mut(|(ext, record)| {
                 let meta = self.meta(message, numbered, None);
                 encode_meta(&meta, ext)?;
                 let len = record::record_len(ext.len(), message.body.len());
                 if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
-                    return self.append_chunked(message, numbered, deadline);
+                    return self.append_chunked(message, numbered, deadline, &mut room);
                 }
                 Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
                 let bytes = message.body.len() as u64;
@@ -259,7 +266,9 @@ impl Topic {
             match appended {
                 Ok(stored) => break stored,
                 // Nothing is changed, and no buffer is held while it waits.
-                Err(over) => self.await_room(&over, message.body.len() as u64, deadline)?,
+                Err(over) => {
+                    self.await_room(&over, message.body.len() as u64, deadline, &mut room)?;
+                }
             }
         };
         if !stored.sent.duplicate {
@@ -362,6 +371,7 @@ impl Topic {
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
         deadline: u64,
+        room: &mut RoomWait,
     ) -> Result<Result<Stored, Over>> {
         let log = &self.inner.log;
         let bytes = message.body.len() as u64;
@@ -401,29 +411,26 @@ impl Topic {
             }
             self.inner.appended();
         }
-        let first = lsns.first().copied().unwrap_or(0);
-        let chunks = Chunks {
-            first_lsn: first,
+        let first_lsn = lsns.first().copied().unwrap_or(0);
+        let body_len = bytes;
+        let chunks = Some(Chunks {
+            first_lsn,
             count,
-            body_len: bytes,
-        };
+            body_len,
+        });
         let mut ext = Vec::new();
-        encode_meta(&self.meta(message, numbered, Some(chunks)), &mut ext)?;
+        encode_meta(&self.meta(message, numbered, chunks), &mut ext)?;
         let list: Vec<u8> = lsns.iter().flat_map(|lsn| lsn.to_le_bytes()).collect();
         let len = record::padded(record::record_len(ext.len(), list.len()));
         if len > log.max_record(Kind::Msg) {
-            return Err(over_limit(format!(
-                "a body of {bytes} bytes with these headers is too large for this store's ring of \
-                 {} bytes",
-                log.ctl.layout.geometry.ring
-            )));
+            return Err(over_ring(bytes, log.ctl.layout.geometry.ring));
         }
         Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
         loop {
             // The chunks stay: what fills the room meanwhile holds up their end only.
-            match self.append_record(&mut record, (Some(first), bytes), numbered, deadline)? {
+            match self.append_record(&mut record, (Some(first_lsn), bytes), numbered, deadline)? {
                 Ok(stored) => return Ok(Ok(stored)),
-                Err(over) => self.await_room(&over, bytes, deadline)?,
+                Err(over) => self.await_room(&over, bytes, deadline, room)?,
             }
         }
     }
@@ -515,6 +522,18 @@ impl Drop for Pin<'_> {
         *self.inner.pins.lock() &= !(1 << self.index);
         self.inner.pin_freed.notify_one();
     }
+}
+
+/// Whether the time was over before there was room.
+fn is_late(error: &Error) -> bool {
+    error.code() == Code::Timeout
+}
+
+fn over_ring(bytes: u64, ring: u64) -> Error {
+    over_limit(format!(
+        "a body of {bytes} bytes with these headers is too large for this store's ring of {ring} \
+         bytes"
+    ))
 }
 
 fn encode_meta(meta: &Meta<'_>, ext: &mut Vec<u8>) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::delivery::limits::{self, StoreSettings, TopicSettings};
 use crate::delivery::registry;
 use crate::error::{Code, Error, Result};
 use crate::inner::Inner;
+use crate::message::OutMessage;
 use crate::options::{StoreConfig, TopicConfig, WhenFull};
 use crate::shm::control::{T_FLAGS, TOPIC_COUNTED, TOPIC_COUNTING};
 use crate::shm::wake;
@@ -187,7 +188,13 @@ impl Topic {
     /// What a send does that a limit has no room for: it makes room by counting off what everybody
     /// has settled, and waits for it if that is wanted. Afterwards the send is tried again.
     #[cold]
-    pub(crate) fn await_room(&self, over: &Over, bytes: u64, deadline: u64) -> Result<()> {
+    pub(crate) fn await_room(
+        &self,
+        over: &Over,
+        bytes: u64,
+        deadline: u64,
+        room: &mut RoomWait,
+    ) -> Result<()> {
         if !over.messages && bytes > over.limit {
             return Err(Error::new(
                 Code::LimitExceeded,
@@ -213,7 +220,7 @@ impl Topic {
         if !over.block {
             return Err(self.no_room(Code::Full, over));
         }
-        let left = deadline.saturating_sub(inner.now());
+        let left = room.until(inner, deadline).saturating_sub(inner.now());
         if left == 0 {
             return Err(self.no_room(Code::Timeout, over));
         }
@@ -256,6 +263,32 @@ impl Topic {
                 over.limit
             ),
         )
+    }
+}
+
+/// How long a send waits for room; the time begins when it is first in need of some.
+pub(crate) struct RoomWait {
+    timeout: Option<Duration>,
+    until: Option<u64>,
+}
+
+impl RoomWait {
+    pub(crate) fn of(message: &OutMessage<'_>) -> Self {
+        Self {
+            timeout: message.room_timeout,
+            until: None,
+        }
+    }
+
+    /// When the wait ends (BOOTTIME ms), of a send that ends by `deadline`.
+    pub(crate) fn until(&mut self, inner: &Inner, deadline: u64) -> u64 {
+        let Some(timeout) = self.timeout else {
+            return deadline;
+        };
+        let until = *self
+            .until
+            .get_or_insert_with(|| inner.deadline(Some(timeout)));
+        until.min(deadline)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::commitlog::{LOG_DIR, Log};
 use crate::error::{Code, Error, Result};
 use crate::format::payload::{self, Config, Loss, Moved, Seal, SnapItem};
 use crate::format::record::{ALIGN, Kind, Record, parse_carried};
-use crate::format::segment::{JUMP, file_name, parse_sidecar_name};
+use crate::format::segment::{JUMP, file_name, parse_file_name, parse_sidecar_name};
 use crate::format::sidecar::Sidecar;
 use crate::open::read_super;
 use crate::reports::{Finding, VerifyReport};
@@ -130,6 +130,13 @@ struct Verifier {
     oldest: u64,
 }
 
+/// The number of the segment that a file of the log belongs to.
+fn number_of(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let number = parse_file_name(name).map(|n| n.number);
+    number.or_else(|| parse_sidecar_name(name)).map(u64::from)
+}
+
 /// Where the records of a segment were found to end, and whether a seal ends them.
 struct End {
     lsn: u64,
@@ -162,6 +169,9 @@ impl Verifier {
         let findings = std::mem::take(&mut self.report.findings);
         let mut all: Vec<(Finding, Option<(u64, u64)>)> =
             findings.into_iter().zip(self.ranges).collect();
+        // While this looks, a segment that the log has given up may be half removed.
+        let oldest = self.oldest;
+        all.retain(|(finding, _)| number_of(&finding.file).is_none_or(|n| n >= oldest));
         all.sort_by(|(a, _), (b, _)| (&a.file, a.position).cmp(&(&b.file, b.position)));
         for (finding, range) in &mut all {
             let noted = range.is_some_and(|(from, to)| {
@@ -260,6 +270,7 @@ impl Verifier {
     fn beginning(&mut self, sources: &BTreeMap<u64, Source>) {
         let headers = sources.values().map(|s| u64::from(s.header.oldest));
         let oldest = headers.fold(self.oldest, u64::max);
+        self.oldest = oldest;
         let first = sources.keys().find(|&&n| n >= oldest).copied();
         for number in oldest..first.unwrap_or(oldest) {
             let name = file_name(u32::try_from(number).unwrap_or(u32::MAX), 0);

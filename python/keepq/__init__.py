@@ -55,6 +55,7 @@ from ._keepq import (
     Topic,
     __version__,
     open,
+    repair,
 )
 # What type checkers take for true. To import typing would cost every start.
 TYPE_CHECKING = False
@@ -70,8 +71,11 @@ if TYPE_CHECKING:
     from ._types import Finding as Finding
     from ._types import GroupConfig as GroupConfig
     from ._types import GroupStats as GroupStats
+    from ._types import LostMessages as LostMessages
     from ._types import Msg as Msg
+    from ._types import Pin as Pin
     from ._types import RecoveryReport as RecoveryReport
+    from ._types import RepairReport as RepairReport
     from ._types import SendStatus as SendStatus
     from ._types import StoreConfig as StoreConfig
     from ._types import StoreStats as StoreStats
@@ -87,10 +91,13 @@ _LATER = {
     "Finding": "_types",
     "GroupConfig": "_types",
     "GroupStats": "_types",
+    "LostMessages": "_types",
     "Msg": "_types",
+    "Pin": "_types",
     "Queue": "_queue",
     "RETRY_LATER": "_runner",
     "RecoveryReport": "_types",
+    "RepairReport": "_types",
     "SUCCESS": "_runner",
     "SendStatus": "_types",
     "ShutDown": "_queue",
@@ -131,16 +138,19 @@ __all__ = [
     "KeepAlive",
     "LeaseLost",
     "LimitExceeded",
+    "LostMessages",
     "Message",
     "Msg",
     "NotFound",
     "NotSupported",
+    "Pin",
     "Producer",
     "ProducerFenced",
     "ProducerGap",
     "Queue",
     "RecoveryReport",
     "Reject",
+    "RepairReport",
     "Retry",
     "SendError",
     "SendMany",
@@ -160,6 +170,7 @@ __all__ = [
     "Worker",
     "__version__",
     "open",
+    "repair",
 ]
 
 

@@ -19,6 +19,7 @@ from ._types import (
     GroupConfig,
     GroupStats,
     RecoveryReport,
+    RepairReport,
     Retain,
     SendStatus,
     StoreConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "cli_main",
     "codes",
     "open",
+    "repair",
 ]
 
 __version__: str
@@ -73,6 +75,12 @@ def open(
     max_bytes: int | None = None,
     when_full: WhenFull | None = None,
 ) -> Store: ...
+def repair(
+    path: str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> RepairReport: ...
 def cli_main(argv: Sequence[str]) -> int: ...
 def codes() -> dict[int, tuple[str, bool]]: ...
 
@@ -126,6 +134,8 @@ class Store:
     def reject(self, receipt: str, reason: str) -> None: ...
     def extend(self, receipt: str, lease: Duration) -> None: ...
     def close(self) -> None: ...
+    @property
+    def _send_timeout(self) -> float | None: ...
     def _forked(self) -> tuple[Error, list[Future[SendResult]]]: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures._base import RUNNING
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _stores: weakref.WeakKeyDictionary[Store, threading.Thread] = weakref.WeakKeyDic
 def future() -> Future[SendResult]:
     """A future that cannot be cancelled: its message is in the log, or will be in a moment."""
     made: Future[SendResult] = Future()
-    made.set_running_or_notify_cancel()
+    # As set_running_or_notify_cancel does, without its lock: nobody else knows it yet.
+    made._state = RUNNING
     return made
 
 

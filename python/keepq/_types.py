@@ -18,6 +18,7 @@ BytesLike: TypeAlias = "bytes | bytearray | memoryview | array[int] | array[floa
 Duration: TypeAlias = float | timedelta
 Flush: TypeAlias = Literal["sync", "async"]
 WhenFull: TypeAlias = Literal["block", "raise"]
+PinKind: TypeAlias = Literal["unread", "outstanding", "dead", "kept"]
 # An age, bytes, or both.
 Retain: TypeAlias = timedelta | int | tuple[timedelta, int]
 
@@ -107,6 +108,24 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """A message that keeps a part of the log on disk. Space is given back from the oldest on, so a
+    message keeps what lies behind it, too, until it is copied forward."""
+
+    topic: str
+    group: str | None
+    """The group that needs it; None: the topic has no groups, so all its messages are kept."""
+    kind: PinKind
+    """Why it is needed: "unread", the group has not come to it; "outstanding", it was delivered and
+    is not settled; "dead", it is a dead letter that was not purged; "kept", there are no groups."""
+    seq: int
+    """Its sequence in the topic; of a dead letter, among the group's dead letters."""
+    id: str
+    bytes: int
+    """Bytes of the log's files that could go at most if it were not needed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TopicStats:
     """Counters of a topic."""
 
@@ -119,6 +138,8 @@ class TopicStats:
     kept: tuple[int, int] | None
     """Messages that it keeps and bytes of their bodies, as last counted; None where nothing has a
     limit or is retained."""
+    pin: Pin | None
+    """What of it keeps most of the log on disk, for one of its groups or those to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +167,8 @@ class GroupStats:
     lowest sequence. None: there is none, or it cannot be read."""
     consumers: int
     """Opened stores, in all processes, that have the group open."""
+    pin: Pin | None
+    """What of it keeps most of the log on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +190,8 @@ class StoreStats:
     """One-way sends of this handle that failed."""
     topics: tuple[TopicStats, ...]
     groups: tuple[GroupStats, ...]
+    pin: Pin | None
+    """What keeps the oldest part of the log on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +207,8 @@ class Finding:
     reason: str
     damage: bool
     """Whether it is damage of what had been durable (else it is only worth knowing)."""
+    known: bool
+    """Whether a repair has dealt with it: what it took is lost, and its groups are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +225,39 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing that had been durable is damaged."""
         return not any(finding.damage for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class LostMessages:
+    """Messages that damage took."""
+
+    topic: str
+    first_seq: int
+    """The first of their sequences."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """The result of repair."""
+
+    before: VerifyReport
+    """What was found before."""
+    actions: tuple[str, ...]
+    """What was done, or would be, one sentence each; empty: nothing needed repair."""
+    lost: tuple[LostMessages, ...]
+    """Messages that are gone. Each group that had not settled them is told."""
+    lost_state: tuple[str, ...]
+    """What else is not known any more: names of topics, where groups stood."""
+    quarantined: tuple[str, ...]
+    """Copies of damaged files as they were, relative to the store."""
+    after: VerifyReport
+    """What is found afterwards."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store is in order afterwards."""
+        return self.after.ok
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,10 @@ impl Oldest {
         for slot in 0..top {
             let word = |w| ctl.load(ctl.layout.slot(slot, w));
             let state = Head::unpack(word(S_HEAD)).map(|head| head.state);
-            if matches!(state, None | Some(State::Free | State::Removed | State::Settled)) {
+            if matches!(
+                state,
+                None | Some(State::Free | State::Removed | State::Settled)
+            ) {
                 continue;
             }
             let (place, seq) = (Owner::unpack(word(S_OWNER)).group, word(S_SEQ));

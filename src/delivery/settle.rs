@@ -6,7 +6,7 @@
 //! is room (it only counts attempts), RELEASE in one BATCH with the ACK of a dead letter, so that it
 //! is never in both places or in neither.
 
-use super::bury::{Burial, REASON_REJECTED, bury_or_postpone, dead_letter_topic, has_dead_letters};
+use super::bury::{self, Burial, REASON_REJECTED};
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
 use super::slot::{self, Head, Owner, State};
@@ -331,20 +331,20 @@ pub(crate) fn nack(log: &Log, held: &Held, back: Return, deadline: u64) -> Resul
     wake_if_ready(log, held.group);
     if exhausted {
         // Ready with no attempt left: if this fails, the next receive does it.
-        let _ = bury_or_postpone(log, held.slot, held.group, held.seq, deadline);
+        let _ = bury::bury_or_postpone(log, held.slot, held.group, held.seq, deadline);
     }
     Ok(())
 }
 
 /// Gives a message up: it goes to the dead letters now.
 pub(crate) fn reject(log: &Log, held: &Held, why: &str, deadline: u64) -> Result<u64> {
-    if !has_dead_letters(&log.ctl, held.group) {
+    if !bury::has_dead_letters(&log.ctl, held.group) {
         return Err(Error::new(
             Code::InvalidArgument,
             "a message of keepq's own streams cannot be rejected; ack it to drop it",
         ));
     }
-    let stream = dead_letter_topic(log, held.group, deadline)?;
+    let stream = bury::dead_letter_topic(log, held.group, deadline)?;
     let burial = Burial {
         group: held.group,
         stream,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import pickle
+import signal
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -137,3 +143,110 @@ def test_a_oneway_send_says_what_it_does_without_room(kq: keepq.Store) -> None:
     assert (len(topic), kq.stats().oneway_failed) == (2, 1)
     with pytest.raises(keepq.InvalidArgument, match="'block' or 'raise'"):
         producer.send_oneway(topic, b"4", when_full="drop")  # type: ignore[arg-type]
+
+
+def full_topic(kq: keepq.Store, name: str = "t") -> keepq.Topic:
+    """A topic whose sends wait for room: it keeps one message, which is there."""
+    topic = kq.topic(name, max_messages=1, when_full="block")
+    topic.send(b"first")
+    return topic
+
+
+SENDS: dict[str, Callable[[keepq.Topic, keepq.Producer], object]] = {
+    "send": lambda topic, _: topic.send(b"x", timeout=2),
+    "long send": lambda topic, _: topic.send(b"x", timeout=60),
+    "endless send": lambda topic, _: topic.send(b"x", timeout=None),
+    "send_async": lambda topic, _: topic.send_async(b"x", timeout=60),
+    "send_oneway": lambda topic, _: topic.send_oneway(b"x", timeout=60),
+    "send_many": lambda topic, _: topic.send_many([b"x"], timeout=60),
+    "producer": lambda topic, producer: producer.send(topic, b"x", timeout=60),
+    "producer's send_async": lambda topic, producer: producer.send_async(topic, b"x", timeout=60),
+    "producer's send_oneway": lambda topic, producer: producer.send_oneway(topic, b"x", timeout=60),
+    "producer's send_many": lambda topic, producer: producer.send_many(topic, [b"x"], timeout=60),
+}
+
+
+@pytest.mark.parametrize("name", SENDS)
+def test_ctrl_c_ends_a_wait_for_room(kq: keepq.Store, name: str) -> None:
+    topic, producer = full_topic(kq), kq.producer("p")
+    # A run in the background begins with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.05, _thread.interrupt_main)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SENDS[name](topic, producer)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert (len(topic), producer.next_seq, kq.stats().oneway_failed) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("name", SENDS)
+def test_a_signal_handler_can_make_room(kq: keepq.Store, name: str) -> None:
+    topic, group, producer = full_topic(kq), kq.group("t", "g"), kq.producer("p")
+
+    def make_room(*_: object) -> None:
+        group.receive(timeout=5).ack()
+
+    before = signal.signal(signal.SIGUSR1, make_room)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        result = SENDS[name](topic, producer)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    if isinstance(result, Future):
+        assert result.result(timeout=30).durable
+    with group.receive(timeout=5) as message:
+        assert (message.body, message.seq) == (b"x", 1)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.3])
+def test_what_finds_no_room_in_its_time_was_not_sent(kq: keepq.Store, timeout: float) -> None:
+    topic, producer = full_topic(kq), kq.producer("p")
+    sends: list[Callable[[], object]] = [
+        lambda: topic.send(b"x", timeout=timeout),
+        lambda: topic.send_async(b"x", timeout=timeout),
+        lambda: producer.send(topic, b"x", timeout=timeout),
+        lambda: producer.send_async(topic, b"x", timeout=timeout),
+    ]
+    for send in sends:
+        began = time.monotonic()
+        with pytest.raises(keepq.Timeout, match="max_messages") as caught:
+            send()
+        assert caught.value.outcome == "not_stored"
+        assert timeout <= time.monotonic() - began < timeout + 5
+    topic.send_oneway(b"x", timeout=timeout)
+    producer.send_oneway(topic, b"x", timeout=timeout)
+    assert (len(topic), producer.next_seq, kq.stats().oneway_failed) == (1, 0, 2)
+    kq.flush(timeout=30)
+
+
+def test_many_messages_are_sent_as_there_is_room_for_them_in_their_order(kq: keepq.Store) -> None:
+    topic = kq.topic("t", max_bytes=100, when_full="block")
+    group, producer = kq.group("t", "g"), kq.producer("p")
+    bodies = [bytes([n]) * (60 if n % 2 else 30) for n in range(40)]
+    results: list[keepq.SendMany] = []
+
+    def send() -> None:
+        results.append(topic.send_many(bodies, timeout=60))
+        results.append(producer.send_many(topic, bodies, timeout=60))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    got: list[bytes] = []
+    while len(got) < 80:
+        with group.receive(timeout=30) as message:
+            got.append(message.body)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert got == bodies + bodies
+    assert [result.seq for many in results for result in many.ok] == list(range(80))
+    late = topic.send_many([b"a" * 90, b"b" * 20, b"c"], timeout=0.1)
+    assert [result.seq for result in late.ok] == [80]
+    assert [(index, type(error)) for index, error in late.failed] == [
+        (1, keepq.Timeout),
+        (2, keepq.Timeout),
+    ], "what waits in vain holds up those behind it"

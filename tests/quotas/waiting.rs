@@ -90,7 +90,8 @@ fn a_wait_ends_with_its_time_a_purge_a_change_or_a_close() {
         (late.code(), late.outcome()),
         (Code::Timeout, Some(Outcome::NotStored))
     );
-    assert!(began.elapsed() >= Duration::from_millis(120));
+    // Deadlines are whole milliseconds.
+    assert!(began.elapsed() >= Duration::from_millis(119));
     let waits = |end: &(dyn Fn() + Sync)| {
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| topic.send(b"second"));
@@ -122,4 +123,84 @@ fn a_wait_ends_with_its_time_a_purge_a_change_or_a_close() {
         sender.join().unwrap()
     });
     assert_eq!(closed.unwrap_err().code(), Code::Closed);
+}
+
+/// A topic with room for one message, which is there.
+fn full(world: &SimWorld) -> (Member, Topic) {
+    let m = open_with(world, members::options());
+    let options = m.store.topic_with("t").max_messages(1);
+    let topic = options.when_full(WhenFull::Wait).open().unwrap();
+    topic.send(b"first").unwrap();
+    (m, topic)
+}
+
+#[test]
+fn a_send_waits_for_room_as_long_as_it_may_and_for_the_disk_longer() {
+    for wait in [0, 150] {
+        let world = SimWorld::new(SimOptions::default());
+        let (m, topic) = full(&world);
+        let wait = Duration::from_millis(wait);
+        let message = || topic.message(b"x").room_timeout(wait);
+        let producer = m.store.producer("p").unwrap();
+        let out = keepq::OutMessage {
+            body: b"x",
+            room_timeout: Some(wait),
+            ..keepq::OutMessage::default()
+        };
+        let sends: [(&str, &dyn Fn() -> keepq::Result<()>); 5] = [
+            ("send", &|| message().send().map(drop)),
+            ("async", &|| message().send_async().map(drop)),
+            ("one-way", &|| topic.try_send_oneway(&out)),
+            ("numbered", &|| producer.send(&topic, None, &out).map(drop)),
+            ("numbered one-way", &|| {
+                producer.try_send_oneway(&topic, None, &out)
+            }),
+        ];
+        for (name, send) in sends {
+            let began = world.boottime_ms();
+            let late = send().unwrap_err();
+            let told = (late.code(), late.outcome());
+            assert_eq!(told, (Code::Timeout, Some(Outcome::NotStored)), "{name}");
+            let took = Duration::from_millis(world.boottime_ms() - began);
+            // Far below the 3 s that the send may take in all, and no second attempt.
+            let most = wait + Duration::from_millis(100);
+            assert!((wait..most).contains(&took), "{name}: {took:?}");
+        }
+        assert_eq!(topic.len().unwrap(), 1);
+        assert_eq!(m.store.stats().unwrap().oneway_failed, 0, "it was told");
+        m.group("t", "g")
+            .receive(Duration::ZERO)
+            .unwrap()
+            .unwrap()
+            .ack()
+            .unwrap();
+        for (name, send) in sends {
+            send().unwrap_or_else(|e| panic!("{name}: {e}"));
+            topic.purge().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_waits_in_vain_holds_up_what_is_sent_behind_it() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = open_with(&world, members::options());
+    let options = m.store.topic_with("t").max_bytes(100);
+    let topic = options.when_full(WhenFull::Wait).open().unwrap();
+    let bodies = [vec![0; 60], vec![1; 60], vec![2; 30]];
+    let message = |body| keepq::OutMessage {
+        body,
+        room_timeout: Some(Duration::ZERO),
+        ..keepq::OutMessage::default()
+    };
+    let messages: Vec<_> = bodies.iter().map(|body| message(body)).collect();
+    let results = topic.send_many(&messages);
+    assert!(results[0].as_ref().unwrap().durable);
+    for late in &results[1..] {
+        let late = late.as_ref().unwrap_err();
+        let told = (late.code(), late.outcome());
+        assert_eq!(told, (Code::Timeout, Some(Outcome::NotStored)));
+    }
+    assert_eq!(topic.len().unwrap(), 1);
+    topic.send(vec![2; 30]).unwrap();
 }

@@ -14,6 +14,7 @@ mod c_tests;
 mod examples;
 mod header;
 mod python;
+mod python_bench;
 mod runner;
 mod suites;
 mod symbols;
@@ -33,6 +34,8 @@ cargo xtask bench [--full] [--only T1,T4] [--peers yaque,heed]
 cargo xtask bench --c [--count]
                           sends and receives through the C door beside Rust, in one run; --count
                           counts instructions only
+cargo xtask bench --python [--only T1,T4,T5,T6,syncs,instr,start] [--peers litequeue]
+                          the Python module beside its peers; results in target/bench-python
 cargo xtask real-input    the lines of real files through killed senders and receivers
 ";
 
@@ -68,6 +71,7 @@ fn run(command: &str, args: &[String]) -> Result<bool, String> {
         ("abi", []) => c_tests::write_abi().map(|()| true),
         ("bench", [only]) if only == "--c" => c_bench::run(false),
         ("bench", [only, count]) if only == "--c" && count == "--count" => c_bench::run(true),
+        ("bench", [first, args @ ..]) if first == "--python" => python_bench::run(args),
         ("bench", args) => bench::run(args),
         ("bugs", names) => bugs::run(names),
         ("real-input", []) => {

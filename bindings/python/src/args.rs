@@ -2,6 +2,7 @@
 
 use crate::codec::{Codec, encoded};
 use crate::error;
+use crate::wait::Bounds;
 use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -163,8 +164,8 @@ impl Outgoing {
         })
     }
 
-    /// What the engine takes, borrowed from this.
-    pub(crate) fn out(&self) -> OutMessage<'_> {
+    /// What the engine takes, borrowed from this, for one attempt.
+    pub(crate) fn out(&self, bounds: Bounds) -> OutMessage<'_> {
         let headers = self.headers.iter().flat_map(|h| &h.0);
         OutMessage {
             body: &self.body.0,
@@ -173,15 +174,17 @@ impl Outgoing {
             order_key: self.order_key.as_deref(),
             headers: headers.map(|(name, value)| (&**name, &*value.0)).collect(),
             flush: self.flush,
-            timeout: self.timeout,
+            timeout: bounds.all.or(self.timeout),
             when_full: self.when_full,
+            room_timeout: Some(bounds.room),
         }
     }
 
     /// An item of `send_many`: a body, or a `keepq.Msg`.
     fn from_item(item: &Bound<'_, PyAny>, codec: Option<Codec>) -> PyResult<Self> {
         let py = item.py();
-        if !item.is_instance(msg_class(py)?)? {
+        // Most are bytes, which are told apart without asking Python.
+        if item.is_exact_instance_of::<PyBytes>() || !item.is_instance(msg_class(py)?)? {
             return Self::plain(codec, item, None);
         }
         for name in ["delay", "at", "ttl", "priority", "dedup_id"] {

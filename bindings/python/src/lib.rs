@@ -16,9 +16,12 @@ mod keep_alive;
 mod kept;
 mod limits;
 mod message;
+mod open;
 mod producer;
+mod repair;
 mod report;
 mod send;
+mod sending;
 mod sends;
 mod store;
 mod topic;
@@ -47,7 +50,8 @@ fn codes() -> std::collections::BTreeMap<u16, (&'static str, bool)> {
 #[pymodule]
 fn _keepq(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_function(wrap_pyfunction!(store::open, module)?)?;
+    module.add_function(wrap_pyfunction!(open::open, module)?)?;
+    module.add_function(wrap_pyfunction!(repair::repair, module)?)?;
     module.add_function(wrap_pyfunction!(cli_main, module)?)?;
     module.add_function(wrap_pyfunction!(codes, module)?)?;
     module.add_class::<store::Store>()?;

@@ -111,8 +111,13 @@ impl Message {
     /// The body.
     #[getter]
     fn body(&self, py: Python<'_>) -> Py<PyBytes> {
-        let make = || PyBytes::new(py, self.delivery().body()).unbind();
-        self.body.get_or_init(py, make).clone_ref(py)
+        if let Some(body) = self.body.get(py) {
+            return body.clone_ref(py);
+        }
+        // get_or_init would let go of the GIL and take it again, for nothing: this cannot wait.
+        let body = PyBytes::new(py, self.delivery().body()).unbind();
+        let _ = self.body.set(py, body.clone_ref(py));
+        body
     }
 
     /// The value of the body: decoded by the message's content-type header, else by the codec of

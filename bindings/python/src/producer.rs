@@ -1,11 +1,14 @@
 //! Named producers: their messages are numbered, so that none is stored twice.
 
-use crate::args::{FlushMode, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::args::{FlushMode, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::codec::encoded;
 use crate::error::OrRaise;
 use crate::send::{SendMany, SendResult};
+use crate::sending::{Callbacks, forgotten, sent_by_us, sent_in_order};
 use crate::store::Store;
-use crate::topic::{Callbacks, Topic, TopicArgs, sent_by_us};
+use crate::topic::{Topic, TopicArgs};
+use crate::wait::{self, Bounds};
+use engine::OutMessage;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -103,16 +106,17 @@ impl Producer {
             when_full: None,
         };
         // In a forked child the topic would be opened anew, but never this producer.
-        let topic = topic.now();
-        let sent = py.detach(|| self.inner.send(&topic, seq, &out.out()));
-        sent.map(|sent| SendResult::new(&sent)).or_raise(py)
+        let (time, topic) = (topic.time(&out), topic.now());
+        let send = |bounds| Ok(py.detach(|| self.inner.send(&topic, seq, &out.out(bounds))));
+        let sent = wait::for_room(py, time, send)?;
+        Ok(SendResult::new(&sent))
     }
 
     /// Sends one message with its number without waiting for the disk: as Topic.send_async.
     #[pyo3(
         signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
                      flush=None, timeout=Timeout::Default, when_full=None, on_success=None,
-                     on_exception=None),
+                     on_exception=None, _room=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
                           order_key=None, flush=None, timeout=..., when_full='block', \
                           on_success=None, on_exception=None)"
@@ -133,6 +137,7 @@ impl Producer {
         when_full: Option<WhenFullArg>,
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
+        _room: Option<Seconds>,
     ) -> PyResult<Py<PyAny>> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
@@ -150,11 +155,12 @@ impl Producer {
         // In a forked child this raises, before the topic could be opened anew.
         py.detach(|| self.inner.next_seq()).or_raise(py)?;
         let callbacks = Callbacks {
+            patience: _room.map(|room| room.0),
             on_success,
             on_exception,
         };
-        topic.start(py, callbacks, &out, |topic| {
-            self.inner.send_async(topic, seq, &out.out())
+        topic.start(py, callbacks, &out, |topic, bounds| {
+            self.inner.send_async(topic, seq, &out.out(bounds))
         })
     }
 
@@ -162,7 +168,7 @@ impl Producer {
     /// handle are counted, too.
     #[pyo3(
         signature = (topic, body, *, seq=None, key=None, tag=None, headers=None, order_key=None,
-                     flush=None, timeout=Timeout::Default, when_full=None),
+                     flush=None, timeout=Timeout::Default, when_full=None, _room=None),
         text_signature = "($self, topic, body, *, seq=None, key=None, tag=None, headers=None, \
                           order_key=None, flush=None, timeout=..., when_full='block')"
     )]
@@ -180,6 +186,7 @@ impl Producer {
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
+        _room: Option<Seconds>,
     ) -> PyResult<()> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
@@ -194,9 +201,17 @@ impl Producer {
             timeout: timeout.for_engine(),
             when_full: when_full.map(|w| w.0),
         };
+        let times = (topic.time(&out), _room.map(|room| room.0));
         let topic = topic.now();
-        py.detach(|| self.inner.send_oneway(&topic, seq, &out.out()));
-        Ok(())
+        let attempt = |bounds| {
+            let out = out.out(bounds);
+            Ok(py.detach(|| self.inner.try_send_oneway(&topic, seq, &out)))
+        };
+        forgotten(py, times, attempt, || {
+            let out = out.out(Bounds::NONE);
+            py.detach(|| self.inner.send_oneway(&topic, seq, &out));
+            Ok(())
+        })
     }
 
     /// Sends many messages with consecutive sequences from first (None = the next) and one flush.
@@ -218,13 +233,16 @@ impl Producer {
         let topic = topic.get();
         let codec = topic.codec;
         let messages = outgoing(messages, codec, flush.map(|f| f.0).or(topic.flush), timeout)?;
-        let topic = topic.now();
-        let send = || {
-            let first = first.map_or_else(|| self.inner.next_seq(), Ok)?;
-            let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
-            sent_by_us(self.inner.send_many(&topic, first, &out))
+        let (time, topic) = (self.store.get().send_timeout(), topic.now());
+        let first = py.detach(|| first.map_or_else(|| self.inner.next_seq(), Ok));
+        let first = first.or_raise(py)?;
+        let send = |out: &[OutMessage<'_>]| {
+            // What is left is the end of all.
+            let from = first + (messages.len() - out.len()) as u64;
+            let send = || sent_by_us(self.inner.send_many(&topic, from, out));
+            py.detach(send).or_raise(py)
         };
-        py.detach(send).map(SendMany::new).or_raise(py)
+        sent_in_order(py, &messages, time, send)
     }
 
     fn __repr__(&self) -> String {

@@ -3,8 +3,8 @@
 use crate::args::{FlushMode, WhenFullArg};
 use crate::group::BackoffArg;
 use engine::{
-    GroupConfig, GroupStats, RecoveryReport, StoreConfig, StoreStats, TopicConfig, TopicStats,
-    VerifyReport,
+    GroupConfig, GroupStats, LostMessages, Pin, RecoveryReport, RepairReport, StoreConfig,
+    StoreStats, TopicConfig, TopicStats, VerifyReport,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -32,6 +32,19 @@ fn tuple<'py, T>(
     Ok(PyTuple::new(py, items)?.into_any())
 }
 
+fn pin<'py>(py: Python<'py>, pin: Option<&Pin>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Some(p) = pin else { return Ok(None) };
+    let made = dataclass!(py, "Pin", {
+        topic: &p.topic,
+        group: p.group.as_deref(),
+        kind: p.kind.to_string(),
+        seq: p.seq,
+        id: p.id.to_string(),
+        bytes: p.bytes,
+    });
+    made.map(Some)
+}
+
 pub(crate) fn topic<'py>(py: Python<'py>, s: &TopicStats) -> Object<'py> {
     dataclass!(py, "TopicStats", {
         name: &s.name,
@@ -39,6 +52,7 @@ pub(crate) fn topic<'py>(py: Python<'py>, s: &TopicStats) -> Object<'py> {
         next_seq: s.next_seq,
         groups: s.groups,
         kept: s.kept,
+        pin: pin(py, s.pin.as_ref())?,
     })
 }
 
@@ -55,6 +69,7 @@ pub(crate) fn group<'py>(py: Python<'py>, s: &GroupStats) -> Object<'py> {
         cursor: s.cursor,
         oldest_age: s.oldest_age.map(|age| age.as_secs_f64()),
         consumers: s.consumers,
+        pin: pin(py, s.pin.as_ref())?,
     })
 }
 
@@ -99,6 +114,7 @@ pub(crate) fn store<'py>(py: Python<'py>, s: &StoreStats) -> Object<'py> {
         oneway_failed: s.oneway_failed,
         topics: tuple(py, &s.topics, topic)?,
         groups: tuple(py, &s.groups, group)?,
+        pin: pin(py, s.pin.as_ref())?,
     })
 }
 
@@ -110,6 +126,7 @@ pub(crate) fn verify<'py>(py: Python<'py>, r: &VerifyReport) -> Object<'py> {
             length: f.length,
             reason: &f.reason,
             damage: f.damage,
+            known: f.known,
         })
     };
     dataclass!(py, "VerifyReport", {
@@ -131,5 +148,23 @@ pub(crate) fn recovery<'py>(py: Python<'py>, r: &RecoveryReport) -> Object<'py> 
         damaged_bytes: r.damaged_bytes,
         end: r.end,
         notes: PyTuple::new(py, &r.notes)?,
+    })
+}
+
+pub(crate) fn repair<'py>(py: Python<'py>, r: &RepairReport) -> Object<'py> {
+    let lost = |py: Python<'py>, l: &LostMessages| {
+        dataclass!(py, "LostMessages", {
+            topic: &l.topic,
+            first_seq: l.first_seq,
+            count: l.count,
+        })
+    };
+    dataclass!(py, "RepairReport", {
+        before: verify(py, &r.before)?,
+        actions: PyTuple::new(py, &r.actions)?,
+        lost: tuple(py, &r.lost, lost)?,
+        lost_state: PyTuple::new(py, &r.lost_state)?,
+        quarantined: PyTuple::new(py, &r.quarantined)?,
+        after: verify(py, &r.after)?,
     })
 }

@@ -1,22 +1,25 @@
 //! Topics: sending.
 
-use crate::args::{FlushMode, Given, Outgoing, Timeout, WhenFullArg, outgoing};
+use crate::args::{FlushMode, Given, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::browse::Browse;
 use crate::codec::{Codec, encoded};
 use crate::error::{self, OrRaise, refuse};
 use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::limits::{Change, Changes, LimitArgs, Retain};
+use crate::open::SEND_TIMEOUT;
 use crate::report;
 use crate::send::{SendMany, SendResult};
-use crate::sends::{self, Sends, Waiting};
-use crate::store::{self, SEND_TIMEOUT, Store};
-use crate::wait;
-use engine::{Code, Flush, Pending, Result, Sent, Start, WhenFull};
+use crate::sending::{Callbacks, forgotten, known, sent_by_us, sent_in_order};
+use crate::sends::{self, Sends};
+use crate::store::{self, Store};
+use crate::wait::{self, Bounds};
+use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An option of a send that a later version of keepq has.
 type Later<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
@@ -126,9 +129,31 @@ impl Topic {
         self.kept.now().topic
     }
 
+    /// The time that a send may take.
+    pub(crate) fn time(&self, out: &Outgoing) -> Duration {
+        out.timeout.unwrap_or(self.store.get().send_timeout())
+    }
+
+    /// Calls the engine until there is room, at most so long.
+    fn call_for_room<R: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Duration,
+        call: impl Fn(&engine::Topic, Bounds) -> Result<R> + Send + Sync,
+    ) -> PyResult<R> {
+        let attempt = |bounds| {
+            self.call(py, |topic| match call(topic, bounds) {
+                Err(e) if e.code() == Code::Timeout => Ok(Err(e)),
+                result => result.map(Ok),
+            })
+        };
+        wait::for_room(py, timeout, attempt)
+    }
+
     /// Sends with a long time-out: waits for the disk in slices, so that Ctrl-C ends the wait.
     fn send_patiently(&self, py: Python<'_>, out: &Outgoing) -> PyResult<SendResult> {
-        let pending = self.call(py, |topic| topic.send_message_async(&out.out()))?;
+        let send = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
+        let pending = self.call_for_room(py, self.time(out), send)?;
         let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
         // It ends by the send's own time-out.
         match wait::in_slices(py, None, step)? {
@@ -141,13 +166,35 @@ impl Topic {
         }
     }
 
+    /// Sends and forgets; with `patience`, what finds no room in that time is told of.
+    fn send_and_forget(
+        &self,
+        py: Python<'_>,
+        out: &Outgoing,
+        patience: Option<Duration>,
+    ) -> PyResult<()> {
+        let time = self.time(out);
+        let attempt = |bounds| {
+            self.call(py, |topic| match topic.try_send_oneway(&out.out(bounds)) {
+                Err(e) if e.code() == Code::ForkedHandle => Err(e),
+                result => Ok(result),
+            })
+        };
+        forgotten(py, (time, patience), attempt, || {
+            self.call(py, |topic| {
+                topic.send_message_oneway(&out.out(Bounds::NONE));
+                Ok(())
+            })
+        })
+    }
+
     /// Sends without waiting for the disk: `start` makes the send. Gives its future.
     pub(crate) fn start(
         &self,
         py: Python<'_>,
         callbacks: Callbacks,
         out: &Outgoing,
-        start: impl Fn(&engine::Topic) -> Result<Pending> + Send + Sync,
+        start: impl Fn(&engine::Topic, Bounds) -> Result<Pending> + Send + Sync,
     ) -> PyResult<Py<PyAny>> {
         let future = sends::python(py, "future")?.call0()?.unbind();
         let mut opened = self.kept.now();
@@ -156,19 +203,22 @@ impl Topic {
             opened = self.kept.replace(|| self.again(py))?;
         }
         let sends = opened.sends;
-        let timeout = out.timeout.unwrap_or(self.store.get().send_timeout());
+        let timeout = self.time(out);
         sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
         sends.start(self.store.bind(py))?;
         let index = sends.enter(callbacks.waiting(py, &future));
-        let started: Result<_> = py.detach(|| {
-            let pending = start(&opened.topic)?;
-            let known = known(&pending);
-            if known.is_none() {
-                sends.watch(index, &pending);
-            }
-            Ok(known)
-        });
-        match started {
+        let attempt = |bounds| {
+            let begin = || {
+                let pending = start(&opened.topic, bounds)?;
+                let known = known(&pending);
+                if known.is_none() {
+                    sends.watch(index, &pending);
+                }
+                Ok(known)
+            };
+            Ok(py.detach(begin))
+        };
+        match wait::for_room(py, callbacks.patience.unwrap_or(timeout), attempt) {
             Ok(None) => {}
             // Nobody is to be called, so the thread has nothing to do.
             Ok(Some(sent)) if callbacks.is_empty() => {
@@ -179,40 +229,10 @@ impl Topic {
             Ok(Some(sent)) => sends.settled(index, Ok(sent)),
             Err(e) => {
                 sends.withdraw(index);
-                return Err(e).or_raise(py);
+                return Err(e);
             }
         }
         Ok(future)
-    }
-}
-
-/// The result of a send if it is there already.
-fn known(pending: &Pending) -> Option<Sent> {
-    if pending.is_done() {
-        pending.poll().ok().flatten()
-    } else {
-        None
-    }
-}
-
-/// What a program wants to be called with.
-pub(crate) struct Callbacks {
-    pub(crate) on_success: Option<Py<PyAny>>,
-    pub(crate) on_exception: Option<Py<PyAny>>,
-}
-
-impl Callbacks {
-    fn is_empty(&self) -> bool {
-        self.on_success.is_none() && self.on_exception.is_none()
-    }
-
-    fn waiting(&self, py: Python<'_>, future: &Py<PyAny>) -> Waiting {
-        let clone = |callback: &Option<Py<PyAny>>| callback.as_ref().map(|c| c.clone_ref(py));
-        Waiting {
-            future: future.clone_ref(py),
-            on_success: clone(&self.on_success),
-            on_exception: clone(&self.on_exception),
-        }
     }
 }
 
@@ -272,11 +292,12 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: None,
         };
-        let time = out.timeout.unwrap_or(self.store.get().send_timeout());
+        let time = self.time(&out);
         if time > SEND_TIMEOUT {
             return self.send_patiently(py, &out);
         }
-        let sent = self.call(py, |topic| topic.send_message(&out.out()))?;
+        let send = |topic: &engine::Topic, bounds| topic.send_message(&out.out(bounds));
+        let sent = self.call_for_room(py, time, send)?;
         Ok(SendResult::new(&sent))
     }
 
@@ -294,7 +315,7 @@ impl Topic {
         signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
                      at=None, ttl=None, priority=None, dedup_id=None, flush=None,
                      timeout=Timeout::Default, when_full=None, on_success=None,
-                     on_exception=None),
+                     on_exception=None, _room=None),
         text_signature = "($self, body, *, key=None, tag=None, headers=None, order_key=None, \
                           delay=None, at=None, ttl=None, priority=None, dedup_id=None, \
                           flush=None, timeout=..., when_full='block', on_success=None, \
@@ -319,6 +340,7 @@ impl Topic {
         when_full: Option<WhenFullArg>,
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
+        _room: Option<Seconds>,
     ) -> PyResult<Py<PyAny>> {
         refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
@@ -333,10 +355,11 @@ impl Topic {
             when_full: when_full.map(|w| w.0),
         };
         let callbacks = Callbacks {
+            patience: _room.map(|room| room.0),
             on_success,
             on_exception,
         };
-        let start = |topic: &engine::Topic| topic.send_message_async(&out.out());
+        let start = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
         self.start(py, callbacks, &out, start)
     }
 
@@ -345,7 +368,7 @@ impl Topic {
     #[pyo3(
         signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
                      at=None, ttl=None, priority=None, dedup_id=None, flush=None,
-                     timeout=Timeout::Default, when_full=None),
+                     timeout=Timeout::Default, when_full=None, _room=None),
         text_signature = "($self, body, *, key=None, tag=None, headers=None, order_key=None, \
                           delay=None, at=None, ttl=None, priority=None, dedup_id=None, \
                           flush=None, timeout=..., when_full='block')"
@@ -367,6 +390,7 @@ impl Topic {
         flush: Option<FlushMode>,
         timeout: Timeout,
         when_full: Option<WhenFullArg>,
+        _room: Option<Seconds>,
     ) -> PyResult<()> {
         refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
@@ -380,18 +404,7 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: when_full.map(|w| w.0),
         };
-        self.call(py, |topic| {
-            // A one-way send tells nobody that its handle is a parent's, so this is asked first.
-            let asked = topic.bounds().map(|_| ());
-            if asked
-                .as_ref()
-                .is_err_and(|e| e.code() == Code::ForkedHandle)
-            {
-                return asked;
-            }
-            topic.send_message_oneway(&out.out());
-            Ok(())
-        })
+        self.send_and_forget(py, &out, _room.map(|room| room.0))
     }
 
     /// Sends many messages with one flush; not atomic. Each is bytes-like or a keepq.Msg. flush and
@@ -414,11 +427,8 @@ impl Topic {
             flush.map(|f| f.0).or(self.flush),
             timeout,
         )?;
-        self.call(py, |topic| {
-            let out: Vec<_> = messages.iter().map(Outgoing::out).collect();
-            sent_by_us(topic.send_many(&out))
-        })
-        .map(SendMany::new)
+        let send = |out: &[OutMessage<'_>]| self.call(py, |t| sent_by_us(t.send_many(out)));
+        sent_in_order(py, &messages, self.store.get().send_timeout(), send)
     }
 
     /// Looks at the messages that are kept, the earliest first, without claiming them: an iterator
@@ -525,13 +535,5 @@ impl Topic {
 
     fn __repr__(&self) -> String {
         format!("<keepq.Topic {:?}>", &*self.name)
-    }
-}
-
-/// The results of many sends; an error if they were made by a parent's handle, so by nobody.
-pub(crate) fn sent_by_us(results: Vec<Result<Sent>>) -> Result<Vec<Result<Sent>>> {
-    match results.first() {
-        Some(Err(e)) if e.code() == Code::ForkedHandle => Err(e.clone()),
-        _ => Ok(results),
     }
 }

@@ -11,12 +11,13 @@ import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .._errors import Closed
+from ._line import PAUSE, Lines, Sending
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +37,11 @@ class Hands:
         # They see to their errors themselves; None is the end.
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        # Of sends that wait for room; the thread's own.
+        self._lines = Lines()
+        self.send_timeout: float | None = None
+        """What sends that say nothing have, in seconds; None = for ever. Known when the store is
+        open."""
         self._pool = ThreadPoolExecutor(_WAITERS, thread_name_prefix="keepq-aio")
         # What other threads want done on the loop, which is told once for all of it.
         self._lock = threading.Lock()
@@ -66,23 +72,24 @@ class Hands:
         self._put(run)
         return await waiter
 
-    async def send(self, start: Callable[[], Future[T]]) -> T:
-        """Starts an asynchronous send in its turn and waits for its result. Cancelled before its
-        turn it is not started."""
+    async def send(
+        self,
+        line: Hashable,
+        start: Callable[[], Future[T]],
+        timeout: Any,
+        late: Callable[[], T] | None = None,
+    ) -> T:
+        """Starts an asynchronous send in its turn and waits for its result. One for which there is
+        no room (Timeout) is started again and again within its time-out, the others of its line
+        behind it; `late` is what is called then, instead of raising. Cancelled before it was
+        started it is not."""
         waiter: asyncio.Future[T] = self.loop.create_future()
 
-        def begin() -> None:
-            if waiter.cancelled():
-                return
-            sent: Future[T]
-            try:
-                sent = start()
-            except BaseException as error:  # noqa: BLE001
-                sent = Future()
-                sent.set_exception(error)
-            sent.add_done_callback(lambda sent: self._tell(partial(_settle, waiter, sent)))
+        def tell(sent: Future[T]) -> None:
+            self._tell(partial(_settle, waiter, sent))
 
-        self._put(begin)
+        sending = Sending(start, waiter, tell, timeout, late)
+        self._put(partial(self._lines.enter, line, sending))
         return await waiter
 
     async def wait(self, function: Callable[[], T]) -> T:
@@ -99,10 +106,19 @@ class Hands:
         self._calls.put(call)
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
+        lines = self._lines
+        while True:
+            try:
+                call = self._calls.get(timeout=PAUSE if lines else None)
+            except queue.Empty:
+                call = lines.go_on
+            if call is None:
+                break
             call()
             # Nothing of it stays while there is no other.
             del call
+            lines.go_on()
+        lines.close()
 
     def _tell(self, news: Callable[[], None]) -> None:
         """Has something done on the loop. From any thread."""

@@ -23,6 +23,7 @@ class Store:
     def __init__(self, native: _keepq.Store, hands: Hands) -> None:
         self._native = native
         self._hands = hands
+        hands.send_timeout = native._send_timeout
 
     @property
     def path(self) -> Path:
@@ -51,7 +52,8 @@ class Store:
         return Producer(self._hands, name, lambda: self._native.producer(name))
 
     async def flush(self, timeout: Duration | None = None) -> None:
-        """Waits until everything sent before is on disk; raises Timeout."""
+        """Waits until everything sent and acked before is on disk; raises Timeout, and Full while a
+        full disk has no room for acks."""
         await self._hands.wait(lambda: self._native.flush(timeout))
 
     async def config(self) -> StoreConfig:

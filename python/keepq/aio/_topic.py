@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
+from concurrent.futures import Future
 from typing import Any, Self
 
 from .. import _keepq
@@ -30,15 +31,16 @@ class Topic:
     async def send(self, body: Any, **options: Any) -> SendResult:
         """Sends a message; takes, gives and raises what keepq.Topic.send does. Those of one task,
         and of tasks in the order they began, are in the log in that order. While too many wait for
-        the disk, it waits for room. Cancelled, the message was sent or not."""
+        the disk, or when_full="block" and the topic is full, it waits for room; what is sent
+        elsewhere does not wait for it. Cancelled, the message was sent or not."""
         topic = await self._native.get()
-        return await self._hands.send(lambda: topic.send_async(body, **options))
+        return await _send(self._hands, self.name, topic, (body,), options)
 
     @like(_keepq.Topic.send)
     async def send_oneway(self, body: Any, **options: Any) -> None:
         """Sends a message and forgets it: it is in the log when this returns."""
         topic = await self._native.get()
-        await self._hands.call(lambda: topic.send_oneway(body, **options))
+        await _send_oneway(self._hands, self.name, topic, (body,), options)
 
     @like(_keepq.Topic.send_many)
     async def send_many(self, messages: Any, **options: Any) -> SendMany:
@@ -112,16 +114,17 @@ class Producer:
         return self._native.value.next_seq
 
     async def send(self, topic: str | Topic, body: Any, **options: Any) -> SendResult:
-        """Sends a message; takes, gives and raises what keepq.Producer.send does."""
+        """Sends a message; takes, gives and raises what keepq.Producer.send does. One that waits
+        for room holds up those of this producer alone."""
         producer = await self._native.get()
         to = await self._to(topic)
-        return await self._hands.send(lambda: producer.send_async(to, body, **options))
+        return await _send(self._hands, self, producer, (to, body), options)
 
     async def send_oneway(self, topic: str | Topic, body: Any, **options: Any) -> None:
         """Sends a message and forgets it."""
         producer = await self._native.get()
         to = await self._to(topic)
-        await self._hands.call(lambda: producer.send_oneway(to, body, **options))
+        await _send_oneway(self._hands, self, producer, (to, body), options)
 
     async def send_many(self, topic: str | Topic, messages: Any, **options: Any) -> SendMany:
         """Sends many messages with one flush, as keepq.Producer.send_many."""
@@ -135,3 +138,38 @@ class Producer:
 
     def __repr__(self) -> str:
         return f"<keepq.aio.Producer {self.name!r}>"
+
+
+async def _send(
+    hands: Hands,
+    line: Hashable,
+    native: _keepq.Topic | _keepq.Producer,
+    what: tuple[Any, ...],
+    options: dict[str, Any],
+) -> SendResult:
+    """Sends in a line; see Hands.send."""
+    send: Callable[..., Future[SendResult]] = native.send_async
+    timeout = options.get("timeout", hands.send_timeout)
+    return await hands.send(line, lambda: send(*what, _room=0, **options), timeout)
+
+
+async def _send_oneway(
+    hands: Hands,
+    line: Hashable,
+    native: _keepq.Topic | _keepq.Producer,
+    what: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """Sends in a line and forgets: what finds no room in its time is counted, told to nobody."""
+    send: Callable[..., None] = native.send_oneway
+    done: Future[None] = Future()
+    done.set_result(None)
+
+    def start() -> Future[None]:
+        send(*what, _room=0, **options)
+        return done
+
+    def late() -> None:
+        send(*what, **{**options, "timeout": 0})
+
+    await hands.send(line, start, options.get("timeout", hands.send_timeout), late)
