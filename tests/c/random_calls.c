@@ -453,7 +453,9 @@ static void random_calls_give_what_they_should(void **state) {
                   (unsigned long long)count.calls, (unsigned long long)count.succeeded,
                   (unsigned long long)count.empty, (unsigned long long)count.failed,
                   (unsigned long long)count.callbacks);
-    assert_true(count.calls == wanted && count.succeeded * 10 >= count.calls * 3);
+    /* Of few calls the share is a matter of luck. */
+    assert_true(count.calls == wanted);
+    assert_true(count.succeeded * 10 >= count.calls * (wanted >= 100000 ? 3 : 2));
     assert_true(count.callbacks > wanted / 1000);
     for (i = 0; i < KINDS; i++) {
         assert_true(count.good[i] > wanted / 20 && count.bad[i] > wanted / 200);
