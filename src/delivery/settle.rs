@@ -3,8 +3,8 @@
 //! A settlement is fenced by (slot, generation, sequence): every lease has a generation of its
 //! own, so the receipt of an earlier delivery fits nothing. What must outlive the processes is a
 //! record: ACK (later, where a full disk has no room for one: see [`coalesced`]), RETRY where there
-//! is room (it only counts attempts), RELEASE in one BATCH with the ACK of a dead letter, so that it
-//! is never in both places or in neither.
+//! is room (it only counts attempts), RELEASE in one BATCH with the ACK of a dead letter, so that
+//! it is never in both places or in neither.
 
 use super::bury::{self, Burial, REASON_REJECTED};
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
