@@ -59,7 +59,7 @@ def _peers(report: Report, wanted: list[str], not_run: list[str]) -> list[type[P
     found = []
     for peer in PEERS:
         base = peer.name.partition(",")[0]
-        if wanted and base != "keepq" and base not in wanted:
+        if wanted and base != "keepq" and base.lower() not in wanted:
             continue
         try:
             label = peer.label()
