@@ -19,10 +19,10 @@ use crate::options::{Flush, StoreOptions, made_with};
 use crate::rebuild;
 use crate::reports::RecoveryReport;
 use crate::shm::control::{
-    FLUSH_FAILED, FLUSH_RESEALING, G_ACTIVE, G_OLDEST, LAYOUT_VERSION, MAGIC, W_BOOT, W_CTL_INO,
-    W_DAMAGED, W_DIR_DEV, W_DIR_INO, W_DURABLE, W_FLUSH_STATE, W_GEOMETRY_HASH, W_INCARNATION,
-    W_LAYOUT, W_LOCK_INO, W_MAGIC, W_PUBLISHED, W_READY, W_RING_AT, W_RING_SIZE, W_SIZE, W_SUM,
-    W_UUID,
+    FLUSH_FAILED, FLUSH_RESEALING, G_ACTIVE, G_OLDEST, G_SETTLED, LAYOUT_VERSION, MAGIC, W_BOOT,
+    W_CTL_INO, W_DAMAGED, W_DIR_DEV, W_DIR_INO, W_DURABLE, W_FLUSH_STATE, W_GEOMETRY_HASH,
+    W_INCARNATION, W_LAYOUT, W_LOCK_INO, W_MAGIC, W_PUBLISHED, W_READY, W_RING_AT, W_RING_SIZE,
+    W_SIZE, W_SUM, W_UUID,
 };
 use crate::shm::{Ctl, Geometry, Layout, member, undo};
 use crate::sys::{Arena, Dir, Env, Host, Open, Stat};
@@ -409,6 +409,8 @@ impl Place<'_> {
         if log.has_holes(word(G_OLDEST), word(G_ACTIVE))? {
             return Ok(Err("a segment file of the log is missing".to_owned()));
         }
+        // It is no part of the sum.
+        log.ctl.set_unnoted(word(G_SETTLED) != 0);
         Ok(check_ring(&log).map(|()| log))
     }
 

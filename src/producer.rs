@@ -1,5 +1,6 @@
 //! Named producers: gapless numbers that make sending again safe.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::delivery::producers::{self, Handle, Noted};
@@ -49,6 +50,10 @@ impl std::fmt::Debug for Producer {
 struct Number<'a> {
     producer: &'a Producer,
     seq: u64,
+    /// It is the next one, whichever that is.
+    any: bool,
+    /// It was not the next one any more: another thread was faster, and nothing is stored.
+    taken: Cell<bool>,
     /// When it is sent, in ms since 1970: asked before the lock.
     sent_ms: u64,
 }
@@ -73,6 +78,13 @@ impl Numbered for Number<'_> {
         }
         if self.seq == next {
             return Ok(None);
+        }
+        if self.any && !broken!(NumberGivenTwice) {
+            self.taken.set(true);
+            return Err(Error::new(
+                Code::ProducerGap,
+                format!("another thread sent number {} meanwhile", self.seq),
+            ));
         }
         let known = producers::recall(tx, id, self.seq);
         let sent = Sent {
@@ -154,8 +166,7 @@ impl Producer {
     /// As [`Topic::send`]; `ProducerGap` beyond the next number, `ProducerFenced` when the name was
     /// opened again. Nothing is stored then.
     pub fn send(&self, topic: &Topic, seq: Option<u64>, message: &OutMessage<'_>) -> Result<Sent> {
-        let number = self.number(topic, seq)?;
-        topic.send_numbered(message, &number)
+        self.with_number(topic, seq, |number| topic.send_numbered(message, number))
     }
 
     /// Sends one message with this number without waiting for the disk; `None` = the next one. As
@@ -188,16 +199,16 @@ impl Producer {
         seq: Option<u64>,
         message: &OutMessage<'_>,
     ) -> Result<Pending> {
-        let number = self.number(topic, seq)?;
-        topic.send_numbered_async(message, &number)
+        self.with_number(topic, seq, |number| {
+            topic.send_numbered_async(message, number)
+        })
     }
 
     /// Sends one message with this number and forgets it; `None` = the next one. As
     /// [`Topic::send_oneway`] otherwise: a gap and a fenced handle are counted, too.
     pub fn send_oneway(&self, topic: &Topic, seq: Option<u64>, message: &OutMessage<'_>) {
-        match self.number(topic, seq) {
-            Ok(number) => topic.send_numbered_oneway(message, &number),
-            Err(_) => self.inner.in_flight.count_lost(),
+        if self.try_send_oneway(topic, seq, message).is_err() {
+            self.inner.in_flight.count_lost();
         }
     }
 
@@ -212,25 +223,45 @@ impl Producer {
         seq: Option<u64>,
         message: &OutMessage<'_>,
     ) -> Result<()> {
-        let number = self.number(topic, seq)?;
-        topic.try_send_numbered_oneway(message, &number)
+        self.with_number(topic, seq, |number| {
+            topic.try_send_numbered_oneway(message, number)
+        })
+    }
+
+    /// Sends with a number; with the next one again when another thread has taken it meanwhile.
+    fn with_number<T>(
+        &self,
+        topic: &Topic,
+        seq: Option<u64>,
+        send: impl Fn(&Number<'_>) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let number = self.number(topic, seq)?;
+            let sent = send(&number);
+            if sent.is_ok() || !number.taken.get() {
+                return sent;
+            }
+        }
     }
 
     /// The number of a send, of the next one if none is given.
     fn number(&self, topic: &Topic, seq: Option<u64>) -> Result<Number<'_>> {
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         self.check_store(topic).map_err(refused)?;
-        let seq = match seq {
-            Some(seq) => seq,
-            None => self.next_seq().map_err(refused)?,
-        };
-        Ok(self.numbered(seq))
+        let next = || self.next_seq().map_err(refused);
+        let any = seq.is_none();
+        Ok(Number {
+            any,
+            ..self.numbered(seq.map_or_else(next, Ok)?)
+        })
     }
 
     fn numbered(&self, seq: u64) -> Number<'_> {
         Number {
             producer: self,
             seq,
+            any: false,
+            taken: Cell::new(false),
             sent_ms: self.inner.log.ctl.host.realtime_ms(),
         }
     }

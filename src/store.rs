@@ -374,7 +374,9 @@ impl Store {
     fn flush_acks(&self, deadline: u64) -> Result<bool> {
         let log = &self.inner.log;
         // This makes what room there can be; that there is none shows below.
-        let _ = crate::keeper::maintain(log);
+        if deadline > log.ctl.host.boottime_ms() {
+            let _ = crate::keeper::maintain(log);
+        }
         match coalesced::note_to_flush(log)? {
             (0, end) => log.wait_durable(end, deadline),
             (left, _) => Err(coalesced::no_room(log, left)),

@@ -168,7 +168,8 @@ impl Topic {
         Ok(stored.sent)
     }
 
-    /// Sends all, in order, with one flush at the end. Not atomic: each has its own result.
+    /// Sends all, in order, with one flush at the end. Not atomic: each has its own result. One
+    /// that finds no room in its time (`Timeout`) ends the call: what is behind it is not stored.
     ///
     /// ```
     /// # fn main() -> keepq::Result<()> {
@@ -257,7 +258,7 @@ impl Topic {
                 encode_meta(&meta, ext)?;
                 let len = record::record_len(ext.len(), message.body.len());
                 if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
-                    return self.append_chunked(message, numbered, deadline, &mut room);
+                    return self.append_chunked(message, numbered, deadline);
                 }
                 Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
                 let bytes = message.body.len() as u64;
@@ -371,7 +372,6 @@ impl Topic {
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
         deadline: u64,
-        room: &mut RoomWait,
     ) -> Result<Result<Stored, Over>> {
         let log = &self.inner.log;
         let bytes = message.body.len() as u64;
@@ -427,10 +427,11 @@ impl Topic {
         }
         Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
         loop {
-            // The chunks stay: what fills the room meanwhile holds up their end only.
+            // The chunks stay: what fills the room meanwhile holds up their end only. For that it
+            // is waited as long as for the disk: made again, they would fill the disk.
             match self.append_record(&mut record, (Some(first_lsn), bytes), numbered, deadline)? {
                 Ok(stored) => return Ok(Ok(stored)),
-                Err(over) => self.await_room(&over, bytes, deadline, room)?,
+                Err(over) => self.await_room(&over, bytes, deadline, &mut RoomWait::whole())?,
             }
         }
     }

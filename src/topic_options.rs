@@ -273,6 +273,14 @@ pub(crate) struct RoomWait {
 }
 
 impl RoomWait {
+    /// As long as the send may take.
+    pub(crate) const fn whole() -> Self {
+        Self {
+            timeout: None,
+            until: None,
+        }
+    }
+
     pub(crate) fn of(message: &OutMessage<'_>) -> Self {
         Self {
             timeout: message.room_timeout,

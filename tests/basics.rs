@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use keepq::{Code, Flush, Store};
+use keepq::{Code, Flush, OutMessage, Store};
 
 /// A directory under target/, removed at the end.
 struct Place(std::path::PathBuf);
@@ -190,4 +190,32 @@ fn cold_recoveries_follow_one_another() {
         "{} messages are missing",
         expected.len()
     );
+}
+
+#[test]
+fn threads_share_a_producer_and_every_message_is_stored() {
+    const THREADS: u64 = 4;
+    const EACH: u64 = 3_000;
+    let place = Place::new("shared-producer");
+    let store = Store::options().flush(Flush::Async).open(&place.0).unwrap();
+    let (topic, producer) = (store.topic("t").unwrap(), store.producer("p").unwrap());
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (topic, producer) = (&topic, &producer);
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    let body = format!("{thread}:{number}");
+                    let message = OutMessage {
+                        body: body.as_bytes(),
+                        ..OutMessage::default()
+                    };
+                    let sent = producer.send(topic, None, &message).unwrap();
+                    assert!(!sent.duplicate, "{body} was not stored");
+                }
+            });
+        }
+    });
+    assert_eq!(topic.len().unwrap(), THREADS * EACH);
+    assert_eq!(producer.next_seq().unwrap(), THREADS * EACH);
+    store.close().unwrap();
 }

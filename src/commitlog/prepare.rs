@@ -14,8 +14,8 @@ use super::{LOG_DIR, Log};
 use crate::error::{Code, Error, Outcome, Result};
 use crate::format::segment::{file_name, prepared_name};
 use crate::shm::control::{
-    G_ACTIVE, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT, G_NEXT_SIZE, G_TAIL,
-    R_BASE, R_LIMIT,
+    G_ACTIVE, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT, G_NEXT_SIZE, G_OLDEST,
+    G_TAIL, R_BASE, R_LIMIT,
 };
 use crate::shm::member::BYTE_MAINTENANCE;
 use crate::shm::wake;
@@ -135,12 +135,13 @@ impl Log {
         if ready && ctl.global(G_NEXT_SIZE) >= least && ctl.global(G_NEXT_RESERVE) == 0 {
             return Ok(());
         }
-        // The reserve is replaced before sends go on: they would fill the disk without any.
-        let without = ctl.global(G_IN_RESERVE) != 0 && !broken!(ReserveNotReplaced);
-        if without && !self.prepare_reserve() {
+        // The reserve is replaced before sends go on: they would fill the disk without any. Unless
+        // it is all there is: then only its own end gives room back.
+        let active = ctl.global(G_ACTIVE);
+        let without = ctl.global(G_IN_RESERVE) != 0 && ctl.global(G_OLDEST) < active;
+        if without && !broken!(ReserveNotReplaced) && !self.prepare_reserve()? {
             return Err(full(self));
         }
-        let active = ctl.global(G_ACTIVE);
         let number = u32::try_from(active + 1)
             .map_err(|_| Error::new(Code::LimitExceeded, "the log has too many segments"))?;
         let grown = ctl.global(G_GROWN).saturating_mul(2);
@@ -166,7 +167,7 @@ impl Log {
                 return Err(e);
             }
         }
-        self.prepare_reserve();
+        self.prepare_reserve()?;
         Ok(())
     }
 
@@ -187,21 +188,27 @@ impl Log {
     }
 
     /// Keeps a reserve, if there is room for one: whether there is one.
-    pub(crate) fn prepare_reserve(&self) -> bool {
+    pub(crate) fn prepare_reserve(&self) -> Result<bool> {
         let path = Self::path(RESERVE);
-        match self.dir.try_stat(&path) {
-            Ok(None) => {}
-            there => return there.is_ok(),
+        if self.dir.try_stat(&path)?.is_some() {
+            return Ok(true);
         }
         let temporary = Self::path("reserve.new.pre");
         let made = self
             .prepare_file(&temporary, self.reserve_size(), false)
             .and_then(|()| self.dir.rename(&temporary, &path));
-        if made.is_err() {
-            // No room for it now: the next preparation tries again.
-            let _ = self.dir.unlink_if_there(&temporary);
+        match made {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                // The next preparation tries again.
+                let _ = self.dir.unlink_if_there(&temporary);
+                if e.code() == Code::Full {
+                    Ok(false)
+                } else {
+                    Err(e)
+                }
+            }
         }
-        made.is_ok()
     }
 
     /// Makes an empty segment file with its final, durable name, for recovery. Returns its path.

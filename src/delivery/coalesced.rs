@@ -67,7 +67,7 @@ pub(crate) fn note(log: &Log) -> Result<()> {
         return Ok(());
     }
     let top = crate::shm::lock::low_half(ctl.global(G_SLOT_TOP)).min(ctl.layout.geometry.slots);
-    let mut slot = 0;
+    let (mut slot, mut room) = (0, true);
     while slot < top {
         // Found without the lock, checked under it.
         let mut some = Vec::new();
@@ -77,8 +77,8 @@ pub(crate) fn note(log: &Log) -> Result<()> {
             }
             slot += 1;
         }
-        if !some.is_empty() && !note_some(log, &some)? {
-            break;
+        if !some.is_empty() {
+            room = note_some(log, &some, room)?;
         }
     }
     kept::settled(ctl);
@@ -122,13 +122,13 @@ fn is_kept(ctl: &Ctl, slot: u32) -> bool {
         .is_some_and(|head| head.state == State::Settled)
 }
 
-/// False: there is no room, and nothing came of it.
-fn note_some(log: &Log, some: &[u32]) -> Result<bool> {
+/// Whether there is room for more, as far as there was any.
+fn note_some(log: &Log, some: &[u32], room: bool) -> Result<bool> {
     let ctl = &log.ctl;
     let mut tx = ctl.begin(ctl.patience())?;
     let known = written_down(&tx);
     let mut unknown: BTreeMap<u32, Vec<(u64, u32)>> = BTreeMap::new();
-    let before = tx.global(G_SETTLED);
+    let mut room = room;
     for &slot in some.iter().filter(|&&slot| is_kept(ctl, slot)) {
         let group = slot::owner(&tx, slot)?.group;
         let (seq, _) = slot::message(&tx, slot);
@@ -142,7 +142,8 @@ fn note_some(log: &Log, some: &[u32]) -> Result<bool> {
     for (group, mut settled) in unknown {
         settled.sort_unstable();
         let need = Need::new(padded(64 + settled.len() * 12), 0, Purpose::Settle);
-        if log.reserve(&mut tx, need)?.is_err() {
+        room = room && log.reserve(&mut tx, need)?.is_ok();
+        if !room {
             break;
         }
         let seqs: Vec<u64> = settled.iter().map(|&(seq, _)| seq).collect();
@@ -156,9 +157,8 @@ fn note_some(log: &Log, some: &[u32]) -> Result<bool> {
             forget(&mut tx, slot, group)?;
         }
     }
-    let freed = tx.global(G_SETTLED) != before;
     tx.commit();
-    Ok(freed)
+    Ok(room)
 }
 
 /// Acks of when the log ended here or before are in both snapshots that are kept.

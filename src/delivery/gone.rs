@@ -227,7 +227,7 @@ impl Doomed {
 /// Takes a topic out of use, with its groups and their dead letters. Returns the LSN that must be
 /// durable for it.
 pub(crate) fn delete_topic(log: &Log, topic: u32, deadline: u64) -> Result<u64> {
-    delete(log, deadline, &|ctl| {
+    delete(log, (Purpose::Settle, deadline), &|ctl| {
         if !ctl.has_topic(topic) {
             return Err(topic_deleted());
         }
@@ -242,7 +242,7 @@ pub(crate) fn delete_topic(log: &Log, topic: u32, deadline: u64) -> Result<u64> 
 
 /// Takes a group out of use, with its dead letters. Returns the LSN that must be durable for it.
 pub(crate) fn delete_group(log: &Log, group: u32, deadline: u64) -> Result<u64> {
-    delete(log, deadline, &|ctl| {
+    delete(log, (Purpose::Settle, deadline), &|ctl| {
         check_group(ctl, group)?;
         doom_group(ctl, group)
     })
@@ -250,9 +250,13 @@ pub(crate) fn delete_group(log: &Log, group: u32, deadline: u64) -> Result<u64> 
 
 /// As [`delete_group`], of one that ends with its member, if that has left it.
 pub(super) fn delete_orphan(log: &Log, group: u32, deadline: u64) -> Result<u64> {
-    delete(log, deadline, &|ctl| {
+    // The room of a snapshot: it may be what keeps all others, and nobody waits for it.
+    delete(log, (Purpose::Snap, deadline), &|ctl| {
         if !unnamed::is_orphan(ctl, group) {
             return Err(group_deleted());
+        }
+        if !unnamed::has_such_a_name(ctl, group) {
+            return Err(ctl.damaged("a group with a name is to end by itself"));
         }
         doom_group(ctl, group)
     })
@@ -273,12 +277,12 @@ fn doom_group(ctl: &Ctl, group: u32) -> Result<(Doomed, Option<u32>)> {
 
 type Choose<'a> = &'a dyn Fn(&Ctl) -> Result<(Doomed, Option<u32>)>;
 
-fn delete(log: &Log, deadline: u64, choose: Choose<'_>) -> Result<u64> {
+fn delete(log: &Log, (purpose, deadline): (Purpose, u64), choose: Choose<'_>) -> Result<u64> {
     let ctl = &log.ctl;
     // How much it is shows under the lock only: room is made for the most there can be.
     let part = padded(HEADER + 16);
     let streams = live_topics(ctl).filter(|&t| is_internal(ctl, t)).count();
-    let need = Need::new(padded(HEADER + part * (streams + 10)), 0, Purpose::Settle);
+    let need = Need::new(padded(HEADER + part * (streams + 10)), 0, purpose);
     let (end, groups) = log.transact(need, deadline, |tx| {
         let (doomed, group) = choose(ctl)?;
         if doomed.topics.len() > streams + 8 {

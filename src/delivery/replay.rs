@@ -82,11 +82,13 @@ impl Model {
         for (&stream, topic) in &self.topics {
             // Messages that damage took, and nothing behind them came before the snapshot.
             let known = before.topics.get(&stream);
-            if let Some(known) = known.filter(|known| known.next < topic.next) {
+            let first = known.map_or(u64::MAX, |known| known.next.max(topic.first));
+            if first < topic.next {
+                let count = topic.next - first;
                 self.gaps.push(Gap {
                     stream,
-                    first: known.next,
-                    count: topic.next - known.next,
+                    first,
+                    count,
                 });
             }
         }

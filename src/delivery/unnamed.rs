@@ -23,6 +23,16 @@ fn is_unnamed(ctl: &Ctl, group: u32) -> bool {
     ctl.load(ctl.layout.group(group, P_FLAGS)) & u64::from(GroupConfig::UNNAMED) != 0
 }
 
+/// Whether a group has a name that only those have. A word of shared memory that is wrong must not
+/// delete any other for good.
+pub(crate) fn has_such_a_name(ctl: &Ctl, group: u32) -> bool {
+    registry::group_name(ctl, group).is_ok_and(|name| {
+        name.rsplit_once("%%").is_some_and(|(_, number)| {
+            number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit())
+        })
+    })
+}
+
 /// Whether a group in use ends with its member, and that has left it. Exact under lock E.
 pub(crate) fn is_orphan(ctl: &Ctl, group: u32) -> bool {
     if !is_unnamed(ctl, group) || !ctl.has_group(group) {
@@ -79,15 +89,17 @@ pub(crate) fn end_orphans(log: &Log) -> Result<()> {
     }
     let is_one = |&group: &u32| is_orphan(ctl, group);
     let orphans: Vec<u32> = registry::live_groups(ctl).filter(is_one).collect();
+    let mut failed = Ok(());
     for &group in &orphans {
         match gone::delete_orphan(log, group, ctl.patience()) {
+            Ok(_) => {}
             // Somebody else was faster.
             Err(e) if e.code() == Code::NotFound => {}
-            deleted => drop(deleted?),
+            Err(e) => failed = Err(e),
         }
     }
     if orphans.is_empty() {
         return Ok(());
     }
-    gone::finish(log)
+    gone::finish(log).and(failed)
 }

@@ -166,6 +166,8 @@ breaks! {
     MissingPieceIgnored = "missing_piece_ignored",
     /// Sends go on before there is a reserve again.
     ReserveNotReplaced = "reserve_not_replaced",
+    /// A send with the next number takes one that another thread was faster to take.
+    NumberGivenTwice = "number_given_twice",
     /// Recovery stays with the snapshot it began with.
     LaterSnapshotIgnored = "later_snapshot_ignored",
     /// A length is used before its checksum was compared.

@@ -235,9 +235,10 @@ impl Store {
         Ok(Producer::new(producer, slf.unbind()))
     }
 
-    /// Waits until everything sent before is on disk and the callbacks of the asynchronous sends
-    /// before it have returned; raises Timeout when timeout seconds are over first (None = wait for
-    /// ever). Within a callback it does not wait for callbacks.
+    /// Waits until everything sent and acked before is on disk and the callbacks of the
+    /// asynchronous sends before it have returned; raises Full while a full disk has no room for
+    /// acks, Timeout when timeout seconds are over first (None = wait for ever). Within a callback
+    /// it does not wait for callbacks.
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<()> {
         let timeout = timeout.map(|t| t.0);

@@ -72,6 +72,8 @@ class Sending(Generic[T]):
 
     def give_up(self, error: Timeout | Closed) -> None:
         """Ends it: there was no room in its time."""
+        if self._waiter.cancelled():
+            return
         if self._late is None:
             self._fail(error)
             return
