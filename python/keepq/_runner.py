@@ -105,6 +105,7 @@ class Runner:
         concurrency: int,
         loop: Loop | None,
         *,
+        halted: Callable[[], bool],
         idle: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
@@ -113,6 +114,7 @@ class Runner:
         self._lease = group.config().lease
         self._concurrency = concurrency
         self._loop = loop
+        self._halted = halted
         self._idle = idle
         self._failed = failed
         self._decodes = "codec" in handler.options
@@ -206,7 +208,7 @@ class Runner:
     def _receive_up_to(self, room: int) -> int:
         """Begins with what there is, unless there was a stop; how many."""
         with self._receiving_now:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._halted():
                 return 0
             messages = self._group.receive_batch(min(room, _BATCH), 0)
         for message in messages:

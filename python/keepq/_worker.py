@@ -99,10 +99,12 @@ class Worker:
         # Its put() may be called by signal handlers, at any point of any other call.
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._running = threading.Lock()
+        # Told to stop: nothing more is received from here on, before run() has taken that in.
+        self._halted = False
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        here = ("_events", "_running", "_pid")
+        here = ("_events", "_running", "_halted", "_pid")
         return {name: value for name, value in vars(self).items() if name not in here}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -162,7 +164,9 @@ class Worker:
     def stop(self) -> None:
         """Has run() stop: nothing more is received, and it returns when what runs is done. From any
         thread, also from a handler; returns at once. Before run(), the next run() returns."""
-        self._mine().put((_STOP, None))
+        events = self._mine()
+        self._halted = True
+        events.put((_STOP, None))
 
     def run(self, *, concurrency: int | None = None) -> bool:
         """Works until it is stopped. Returns whether everything that had begun was finished.
@@ -181,6 +185,7 @@ class Worker:
         finally:
             while not events.empty():
                 events.get()
+            self._halted = False
             self._running.release()
 
     def _mine(self) -> queue.SimpleQueue[tuple[str, Any]]:
@@ -303,6 +308,7 @@ class _Session:
 
     def __init__(self, worker: Worker, concurrency: int | None) -> None:
         self._events = worker._events
+        self._worker = worker
         self._loop: Loop | None = None
         self._runners: list[Runner] = []
         self._store = worker._open()
@@ -327,6 +333,7 @@ class _Session:
             group,
             concurrency or handler.concurrency,
             loop,
+            halted=lambda: self._worker._halted,
             idle=lambda: self._events.put((_IDLE, None)),
             failed=lambda error: self._events.put((_FAILED, (self, error))),
         )

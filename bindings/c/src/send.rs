@@ -279,8 +279,8 @@ pub unsafe extern "C" fn keepq_send(
 /// producer. Not atomic: each has its own result, out[i] for msgs[i], and one that fails does not
 /// keep the others from being sent, but for one that finds no room in its time
 /// (KEEPQ_E_TIMEOUT), which ends its run. out may be NULL; the size of its first struct is that
-/// of all. Returns 0 if all succeeded, else the error of the first that failed. The time is that of the
-/// first message of a run.
+/// of all. Returns 0 if all succeeded, else the error of the first that failed. The time is that
+/// of the first message of a run.
 ///
 /// Errors: those of the call itself, when nothing is sent and out is untouched:
 /// KEEPQ_E_BAD_HANDLE, KEEPQ_E_FORKED_HANDLE, KEEPQ_E_INVALID_ARGUMENT, KEEPQ_E_LIMIT_EXCEEDED
