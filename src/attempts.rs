@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::error::{Code, Error, Result};
 use crate::inner::Inner;
 
@@ -11,15 +12,15 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The attempts of one send, its append and its wait for the disk together.
 pub(crate) struct Attempts<'a> {
     inner: &'a Inner,
-    deadline: u64,
+    deadline: &'a Deadline<'a>,
     left: u32,
     wait: Duration,
 }
 
 impl<'a> Attempts<'a> {
-    /// As many attempts as the store was opened with, until `deadline` (BOOTTIME ms).
+    /// As many attempts as the store was opened with, until `deadline`.
     #[inline]
-    pub(crate) fn new(inner: &'a Inner, deadline: u64) -> Self {
+    pub(crate) fn new(inner: &'a Inner, deadline: &'a Deadline<'a>) -> Self {
         Self {
             inner,
             deadline,
@@ -47,7 +48,7 @@ impl<'a> Attempts<'a> {
         if over || !error.is_retriable() || self.inner.is_closed() {
             return false;
         }
-        let time_left = Duration::from_millis(self.deadline.saturating_sub(self.inner.now()));
+        let time_left = Duration::from_millis(self.deadline.at().saturating_sub(self.inner.now()));
         if time_left <= self.wait {
             return false;
         }

@@ -5,7 +5,7 @@
 //! to prepare, sidecars and snapshots to write, segments to remove. It is started at the first
 //! send or receive. Nothing depends on it for correctness: whoever waits does the same work.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,13 +26,18 @@ use crate::shm::{member, wake};
 /// The thread's stack, in bytes: it runs nothing but the engine.
 const STACK: usize = 256 << 10;
 
+/// Something was appended.
+const TOLD: u8 = 1;
+/// So much was appended that it should not wait for the end of its interval.
+const HURRIED: u8 = 2;
+
 /// The thread's side of an open store.
 #[derive(Default)]
 pub(crate) struct Keeper {
     started: AtomicBool,
-    /// Something was appended since the thread last looked; set once, so that senders do not wake
-    /// it for each message.
-    told: AtomicBool,
+    /// What the thread was told since it last looked ([`TOLD`], [`HURRIED`]), so that senders do not
+    /// take its lock for each message.
+    told: AtomicU8,
     state: Mutex<State>,
     wanted: Condvar,
 }
@@ -83,14 +88,16 @@ impl Keeper {
     pub(crate) fn unflushed(inner: &Arc<Inner>, hurry: bool) {
         Self::start(inner);
         let keeper = &inner.keeper;
-        if hurry || !keeper.told.load(Ordering::Relaxed) {
+        let what = if hurry { HURRIED } else { TOLD };
+        if keeper.told.load(Ordering::Relaxed) < what {
             keeper.tell(hurry);
         }
     }
 
     #[cold]
     fn tell(&self, hurry: bool) {
-        self.told.store(true, Ordering::Relaxed);
+        let what = if hurry { HURRIED } else { TOLD };
+        self.told.fetch_max(what, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.work && (state.hurry || !hurry) {
             return;
@@ -147,7 +154,7 @@ fn run(keeper: &Keeper, weak: &Weak<Inner>, interval: Duration) {
         if !keeper.gather(if pending { interval } else { Duration::ZERO }) {
             return;
         }
-        keeper.told.store(false, Ordering::Relaxed);
+        keeper.told.store(0, Ordering::Relaxed);
         let Some(inner) = weak.upgrade() else { return };
         let Ok(_call) = inner.enter() else { return };
         let ctl = &inner.log.ctl;

@@ -26,9 +26,11 @@ pub mod options;
 
 mod attempts;
 mod browse;
+mod chunked;
 mod commitlog;
 mod configure;
 mod dead_letters;
+mod deadline;
 mod deletion;
 mod delivery;
 mod doctor;

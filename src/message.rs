@@ -32,6 +32,17 @@ pub struct OutMessage<'a> {
     pub room_timeout: Option<Duration>,
 }
 
+impl OutMessage<'_> {
+    /// Whether there is nothing to it but a body.
+    #[inline]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.key.is_none()
+            && self.tag.is_none()
+            && self.order_key.is_none()
+            && self.headers.is_empty()
+    }
+}
+
 /// A message being made: `topic.message(b"x").key("k").send()`.
 #[must_use = "nothing is sent before `send`"]
 #[derive(Debug, Clone)]

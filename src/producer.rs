@@ -63,7 +63,7 @@ impl Numbered for Number<'_> {
         Some((&self.producer.name, self.seq))
     }
 
-    fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>> {
+    fn check(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool> {
         self.producer.check_epoch(tx)?;
         let id = self.producer.handle.id;
         let next = tx.get(tx.ctl.layout.producer(id, D_NEXT));
@@ -77,7 +77,7 @@ impl Numbered for Number<'_> {
             ));
         }
         if self.seq == next {
-            return Ok(None);
+            return Ok(false);
         }
         if self.any && !broken!(NumberGivenTwice) {
             self.taken.set(true);
@@ -87,15 +87,15 @@ impl Numbered for Number<'_> {
             ));
         }
         let known = producers::recall(tx, id, self.seq);
-        let sent = Sent {
+        stored.sent = Sent {
             id: MessageId(known.result.map_or(0, |(message, _)| message)),
             seq: known.result.map(|(_, seq)| seq),
             status: SendStatus::SendOk,
             durable: tx.ctl.load(W_DURABLE) >= known.end,
             duplicate: true,
         };
-        let end = known.end;
-        Ok(Some(Stored { sent, end }))
+        stored.end = known.end;
+        Ok(true)
     }
 
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64) {

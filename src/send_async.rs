@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::attempts::Attempts;
+use crate::deadline::Deadline;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::in_flight::{Entry, Room};
 use crate::message::{Message, OutMessage};
@@ -143,14 +144,17 @@ impl Topic {
         // A forked child must not come to the locks of what is in flight.
         drop(inner.enter().map_err(refused)?);
         let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
+        let time = Deadline::at_time(inner, deadline);
         let when_full = message.when_full.unwrap_or(WhenFull::Wait);
         let len = message.body.len();
         let until = RoomWait::of(message).until(inner, deadline);
         let admitted = inner.in_flight.admit(inner, len, when_full, until);
         let room = admitted.map_err(refused)?;
         let appended = inner.enter().and_then(|call| {
-            let append = || self.append(message, numbered, deadline);
-            Ok((Attempts::new(inner, deadline).run(append)?, call))
+            let mut stored = Stored::NOTHING;
+            let append = || self.append(message, numbered, &time, &mut stored);
+            Attempts::new(inner, &time).run(append)?;
+            Ok((stored, call))
         });
         let (stored, _call) = match appended {
             Ok(appended) => appended,

@@ -2,21 +2,21 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::commitlog::append::{Need, Purpose, wake_topic};
+use crate::deadline::Deadline;
 use crate::delivery::kept::{self, Over};
 use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
-use crate::format::message::{ChunkExt, Chunks, Meta};
-use crate::format::record::{self, Draft, HEADER, Kind};
+use crate::format::message::{Chunks, Meta, encode_sent_at};
+use crate::format::record::{self, Draft, Kind};
 use crate::inner::{Inner, Opened};
 use crate::keeper::Keeper;
 use crate::message::{Message, OutMessage, check_limits, over_limit};
 use crate::options::{Flush, MessageId, SendStatus, Sent};
 use crate::shm::Tx;
-use crate::shm::control::{PINS, T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
+use crate::shm::control::{T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
 use crate::topic_options::RoomWait;
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
@@ -37,10 +37,13 @@ impl std::fmt::Debug for Topic {
 
 /// What a named producer adds to a send: checks under the lock and what to do after the append.
 pub(crate) trait Numbered {
+    /// There is nothing to be checked or noted: several can be appended in one transaction.
+    const PLAIN: bool = false;
+
     /// The producer's name and the sequence, for the record.
     fn stamp(&self) -> Option<(&str, u64)>;
-    /// Under the lock, before the append: `Some` if nothing is to be appended.
-    fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>>;
+    /// Under the lock, before the append: whether nothing is to be appended, as `stored` is.
+    fn check(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool>;
     /// Under the lock, after the append of the record at `lsn`.
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64);
 }
@@ -49,27 +52,47 @@ pub(crate) trait Numbered {
 pub(crate) struct Plain;
 
 impl Numbered for Plain {
+    const PLAIN: bool = true;
+
     fn stamp(&self) -> Option<(&str, u64)> {
         None
     }
 
-    fn check(&self, _tx: &Tx<'_>) -> Result<Option<Stored>> {
-        Ok(None)
+    fn check(&self, _tx: &Tx<'_>, _stored: &mut Stored) -> Result<bool> {
+        Ok(false)
     }
 
     fn appended(&self, _tx: &mut Tx<'_>, _lsn: u64, _message: MessageId, _seq: u64) {}
 }
 
-/// A message that is in the log, perhaps not yet durable.
+/// A message that is in the log, perhaps not yet durable. It is filled in where it is wanted: handed
+/// up from call to call, its copies were a tenth of a send.
 pub(crate) struct Stored {
     pub(crate) sent: Sent,
     /// Durable when the watermark has reached this.
     pub(crate) end: u64,
 }
 
+impl Stored {
+    /// Where one is to be filled in.
+    pub(crate) const NOTHING: Self = Self {
+        sent: Sent {
+            id: MessageId(0),
+            seq: None,
+            status: SendStatus::SendOk,
+            durable: false,
+            duplicate: false,
+        },
+        end: 0,
+    };
+}
+
+/// Most messages that one transaction appends.
+const RUN: usize = 64;
+
 thread_local! {
-    /// Buffers that are laid out anew for every send of this thread.
-    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Where records are laid out, for every send of this thread anew.
+    static RECORDS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Topic {
@@ -156,16 +179,21 @@ impl Topic {
         let inner: &Arc<Inner> = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let _call = inner.enter().map_err(refused)?;
-        let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
-        let mut attempts = Attempts::new(inner, deadline);
-        let mut stored = attempts
-            .run(|| self.append(message, numbered, deadline))
+        let timeout = message.timeout.unwrap_or(inner.options.send_timeout);
+        let deadline = Deadline::after(inner, Some(timeout));
+        let mut attempts = Attempts::new(inner, &deadline);
+        let mut stored = Stored::NOTHING;
+        attempts
+            .run(|| self.append(message, numbered, &deadline, &mut stored))
             .map_err(refused)?;
         let flush = message.flush.unwrap_or(inner.options.flush);
         // Once it is appended, trying again is waiting again for the same position.
-        stored.sent.durable |=
-            attempts.run(|| inner.settle_durability(flush, stored.end, || deadline))?;
-        Ok(stored.sent)
+        let durable =
+            attempts.run(|| inner.settle_durability(flush, stored.end, || deadline.at()))?;
+        Ok(Sent {
+            durable: durable || stored.sent.durable,
+            ..stored.sent
+        })
     }
 
     /// Sends all, in order, with one flush at the end. Not atomic: each has its own result. One
@@ -204,33 +232,45 @@ impl Topic {
             Err(e) => return messages.iter().map(|_| Err(refused(e.clone()))).collect(),
         };
         let timeout = messages.first().and_then(|m| m.timeout);
-        let deadline = inner.deadline(timeout.or(Some(inner.options.send_timeout)));
+        let timeout = timeout.unwrap_or(inner.options.send_timeout);
+        let deadline = Deadline::after(inner, Some(timeout));
         // The attempts are those of the whole call: a full disk is waited for once.
-        let mut attempts = Attempts::new(inner, deadline);
+        let mut attempts = Attempts::new(inner, &deadline);
+        let is_sync = |m: &OutMessage<'_>| m.flush.unwrap_or(inner.options.flush) == Flush::Sync;
         let mut sync_end = 0;
         let mut results = Vec::with_capacity(messages.len());
         let mut late = None;
-        for (i, message) in messages.iter().enumerate() {
-            let number = number(i);
-            let stored = match &late {
+        while let [message, ..] = &messages[results.len()..] {
+            let done = results.len();
+            if N::PLAIN && late.is_none() {
+                self.append_run(&messages[done..], &deadline, |message, stored| {
+                    let sync = is_sync(message);
+                    sync_end = sync_end.max(if sync { stored.end } else { 0 });
+                    results.push(Ok((stored.sent.clone(), sync)));
+                });
+                if results.len() > done {
+                    continue;
+                }
+            }
+            let number = number(done);
+            let mut stored = Stored::NOTHING;
+            let appended = match &late {
                 // Whoever waits in vain holds up those behind it: what is sent is sent in order.
                 Some(e) => Err(Error::clone(e)),
-                None => attempts.run(|| self.append(message, &number, deadline)),
+                None => attempts.run(|| self.append(message, &number, &deadline, &mut stored)),
             };
-            let stored = stored.map_err(refused);
-            late = late.or_else(|| stored.as_ref().err().filter(|e| is_late(e)).cloned());
-            let sync = message.flush.unwrap_or(inner.options.flush) == Flush::Sync;
-            if let (Ok(stored), true) = (&stored, sync) {
-                sync_end = sync_end.max(stored.end);
-            }
-            results.push(stored.map(|s| (s.sent, sync)));
+            let appended = appended.map_err(refused);
+            late = late.or_else(|| appended.as_ref().err().filter(|e| is_late(e)).cloned());
+            let sync = is_sync(message);
+            sync_end = sync_end.max(if sync { stored.end } else { 0 });
+            results.push(appended.map(|()| (stored.sent, sync)));
         }
         let flush = if sync_end == 0 {
             Flush::Async
         } else {
             Flush::Sync
         };
-        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, || deadline));
+        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, || deadline.at()));
         let finish = |result: Result<(Sent, bool)>| {
             let (mut sent, sync) = result?;
             if sync {
@@ -246,36 +286,104 @@ impl Topic {
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
-        deadline: u64,
-    ) -> Result<Stored> {
+        deadline: &Deadline<'_>,
+        stored: &mut Stored,
+    ) -> Result<()> {
         check_limits(message)?;
         self.check_name()?;
         Keeper::start(&self.inner);
+        let bytes = message.body.len() as u64;
         let mut room = RoomWait::of(message);
-        let stored = loop {
-            let appended = BUFFERS.with_borrow_mut(|(ext, record)| {
-                let meta = self.meta(message, numbered, None);
-                encode_meta(&meta, ext)?;
-                let len = record::record_len(ext.len(), message.body.len());
-                if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
-                    return self.append_chunked(message, numbered, deadline);
+        let mut append = || {
+            RECORDS.with_borrow_mut(|record| {
+                record.clear();
+                let sent_at_ms = self.inner.log.ctl.host.realtime_ms();
+                if !self.lay_out(record, message, numbered, sent_at_ms)? {
+                    return self.append_chunked(message, numbered, deadline, stored);
                 }
-                Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
-                let bytes = message.body.len() as u64;
-                self.append_record(record, (None, bytes), numbered, deadline)
-            })?;
-            match appended {
-                Ok(stored) => break stored,
-                // Nothing is changed, and no buffer is held while it waits.
-                Err(over) => {
-                    self.await_room(&over, message.body.len() as u64, deadline, &mut room)?;
-                }
-            }
+                self.append_record(record, (None, bytes), numbered, deadline, stored)
+            })
         };
+        while let Some(over) = append()? {
+            // Nothing is changed, and no buffer is held while it waits.
+            self.await_room(&over, bytes, deadline.at(), &mut room)?;
+        }
         if !stored.sent.duplicate {
             wake_topic(&self.inner.log, self.id);
         }
-        Ok(stored)
+        Ok(())
+    }
+
+    /// Appends in one transaction what it can of these: from the first on, as long as they are small
+    /// and need nothing but a place. Tells of each that is stored; none may be, for whatever reason:
+    /// the first one sent alone has its error.
+    fn append_run(
+        &self,
+        messages: &[OutMessage<'_>],
+        deadline: &Deadline<'_>,
+        mut tell: impl FnMut(&OutMessage<'_>, &Stored),
+    ) {
+        let log = &self.inner.log;
+        let flags_at = log.ctl.layout.topic(self.id, T_FLAGS);
+        let is_counted = |flags: u64| flags & (TOPIC_COUNTED | TOPIC_COUNTING) != 0;
+        if is_counted(log.ctl.load(flags_at)) || self.check_name().is_err() {
+            return;
+        }
+        Keeper::start(&self.inner);
+        RECORDS.with_borrow_mut(|records| {
+            records.clear();
+            let mut ends = [0; RUN];
+            let count = self.lay_out_run(records, messages, &mut ends);
+            let ends = &ends[..count];
+            let need = Need::new(records.len(), count, Purpose::Send);
+            let appended = log.transact_soon(
+                need,
+                || deadline.at(),
+                |tx| {
+                    self.check_live()?;
+                    if count == 0 || is_counted(tx.get(flags_at)) {
+                        return Ok(None);
+                    }
+                    Ok(Some(log.append_messages(tx, self.id, records, ends)))
+                },
+            );
+            let Ok(Some((first_lsn, first_seq))) = appended else {
+                return;
+            };
+            let mut stored = Stored::NOTHING;
+            stored.end = first_lsn;
+            for ((seq, message), &end) in (first_seq..).zip(messages).zip(ends) {
+                stored.sent.id = MessageId(stored.end);
+                stored.sent.seq = Some(seq);
+                stored.end = first_lsn + end as u64;
+                tell(message, &stored);
+            }
+            wake_topic(log, self.id);
+        });
+    }
+
+    /// Lays out the records of a run one behind the other, and notes where each ends; returns how
+    /// many there are.
+    fn lay_out_run(
+        &self,
+        records: &mut Vec<u8>,
+        messages: &[OutMessage<'_>],
+        ends: &mut [usize; RUN],
+    ) -> usize {
+        let most = self.inner.log.max_record(Kind::Msg);
+        let sent_at_ms = self.inner.log.ctl.host.realtime_ms();
+        for (count, (message, end)) in messages.iter().zip(&mut *ends).enumerate() {
+            let start = records.len();
+            let fits = check_limits(message).is_ok()
+                && matches!(self.lay_out(records, message, &Plain, sent_at_ms), Ok(true))
+                && records.len() <= most;
+            if !fits {
+                records.truncate(start);
+                return count;
+            }
+            *end = records.len();
+        }
+        messages.len().min(RUN)
     }
 
     /// Only keepq makes dead letters: what somebody sent there would be none.
@@ -292,56 +400,58 @@ impl Topic {
         ))
     }
 
-    fn meta<'a>(
+    /// Lays the message's record out behind what is in `records`. False: it does not fit one.
+    #[inline]
+    fn lay_out(
         &self,
-        message: &OutMessage<'a>,
-        numbered: &'a impl Numbered,
-        chunks: Option<Chunks>,
-    ) -> Meta<'a> {
-        Meta {
-            sent_at_ms: self.inner.log.ctl.host.realtime_ms(),
-            key: message.key,
-            tag: message.tag,
-            order_key: message.order_key,
-            headers: message.headers.clone(),
-            producer: numbered.stamp(),
-            chunks,
-            ..Meta::default()
+        records: &mut Vec<u8>,
+        message: &OutMessage<'_>,
+        numbered: &impl Numbered,
+        sent_at_ms: u64,
+    ) -> Result<bool> {
+        let mut encoded = Ok(());
+        let start = Draft::begin(records, |ext| {
+            encoded = encode_meta(message, numbered, sent_at_ms, None, ext);
+        });
+        encoded?;
+        let len = (records.len() - start).saturating_add(message.body.len());
+        if record::padded(len) > self.inner.log.max_record(Kind::Msg) {
+            return Ok(false);
         }
+        Draft::finish(records, start, (Kind::Msg, 0, self.id), &[message.body]);
+        Ok(true)
     }
 
-    /// Appends the message's own record. `first_lsn`: where its first chunk lies, if it has any;
-    /// `bytes`: of its whole body.
-    fn append_record(
+    /// Appends the message's own record and fills in what became of it, or tells which limit has no
+    /// room for it. `first_lsn`: where its first chunk lies, if it has any; `bytes`: of its whole
+    /// body.
+    pub(crate) fn append_record(
         &self,
         record: &mut [u8],
         (first_lsn, bytes): (Option<u64>, u64),
         numbered: &impl Numbered,
-        deadline: u64,
-    ) -> Result<Result<Stored, Over>> {
+        deadline: &Deadline<'_>,
+        stored: &mut Stored,
+    ) -> Result<Option<Box<Over>>> {
         let log = &self.inner.log;
         let links = u64::from(first_lsn.is_some());
         let need = Need::new(record.len(), 1, Purpose::Send).with_links(links);
-        let next_at = log.ctl.layout.topic(self.id, T_NEXT);
         let flags_at = log.ctl.layout.topic(self.id, T_FLAGS);
-        log.transact(need, deadline, |tx| {
+        let body = |tx: &mut Tx<'_>| {
             self.check_live()?;
-            if let Some(known) = numbered.check(tx)? {
-                return Ok(Ok(known));
+            if numbered.check(tx, stored)? {
+                return Ok(None);
             }
             let counts = tx.get(flags_at) & (TOPIC_COUNTED | TOPIC_COUNTING) != 0;
             if counts && !broken!(LimitCheckedAfterwards) {
                 if let Some(over) = kept::over(tx, self.id, bytes) {
-                    return Ok(Err(over));
+                    return Ok(Some(Box::new(over)));
                 }
             }
-            let seq = tx.get(next_at);
-            let lsn = log.append(tx, record, seq);
-            log.index(tx, self.id, seq, lsn);
+            let (lsn, seq) = log.append_messages(tx, self.id, record, &[record.len()]);
             if let Some(first) = first_lsn {
                 log.note_link(tx, lsn, first);
             }
-            tx.set(next_at, seq + 1);
             if counts {
                 kept::add(tx, self.id, bytes);
             }
@@ -349,91 +459,15 @@ impl Topic {
             numbered.appended(tx, lsn, id, seq);
             if counts && broken!(LimitCheckedAfterwards) {
                 if let Some(over) = kept::over(tx, self.id, 0) {
-                    return Ok(Err(over));
+                    return Ok(Some(Box::new(over)));
                 }
             }
-            let sent = Sent {
-                id,
-                seq: Some(seq),
-                status: SendStatus::SendOk,
-                durable: false,
-                duplicate: false,
-            };
-            Ok(Ok(Stored {
-                sent,
-                end: lsn + record.len() as u64,
-            }))
-        })
-    }
-
-    /// Sends a large body as chunks and a record that lists them. Invisible until that is there.
-    fn append_chunked(
-        &self,
-        message: &OutMessage<'_>,
-        numbered: &impl Numbered,
-        deadline: u64,
-    ) -> Result<Result<Stored, Over>> {
-        let log = &self.inner.log;
-        let bytes = message.body.len() as u64;
-        let pin = Pin::take(&self.inner, deadline)?;
-        let piece = (log.max_record(Kind::Chunk) - HEADER - 64) & !15;
-        let total = message.body.len().div_ceil(piece);
-        let count = u32::try_from(total).unwrap_or(u32::MAX);
-        let mut lsns: Vec<u64> = Vec::with_capacity(total);
-        let mut record = Vec::new();
-        for (number, part) in message.body.chunks(piece).enumerate() {
-            let first_lsn = lsns.first().copied().unwrap_or(0);
-            let ext = ChunkExt {
-                number: u32::try_from(number).unwrap_or(u32::MAX),
-                total: count,
-                first_lsn,
-            }
-            .encode();
-            Draft::build_into(&mut record, Kind::Chunk, 0, self.id, &ext, &[part]);
-            let need = Need::new(record.len(), 0, Purpose::Send);
-            let lsn = log.transact(need, deadline, |tx| {
-                self.check_live()?;
-                if let Some(known) = numbered.check(tx)? {
-                    return Ok(Err(Ok(known)));
-                }
-                if let Some(over) = kept::over(tx, self.id, bytes).filter(|_| first_lsn == 0) {
-                    return Ok(Err(Err(over)));
-                }
-                let lsn = log.append(tx, &mut record, 0);
-                if first_lsn == 0 {
-                    pin.set(lsn);
-                }
-                Ok(Ok(lsn))
-            })?;
-            match lsn {
-                Ok(lsn) => lsns.push(lsn),
-                Err(end) => return Ok(end),
-            }
-            self.inner.appended();
-        }
-        let first_lsn = lsns.first().copied().unwrap_or(0);
-        let body_len = bytes;
-        let chunks = Some(Chunks {
-            first_lsn,
-            count,
-            body_len,
-        });
-        let mut ext = Vec::new();
-        encode_meta(&self.meta(message, numbered, chunks), &mut ext)?;
-        let list: Vec<u8> = lsns.iter().flat_map(|lsn| lsn.to_le_bytes()).collect();
-        let len = record::padded(record::record_len(ext.len(), list.len()));
-        if len > log.max_record(Kind::Msg) {
-            return Err(over_ring(bytes, log.ctl.layout.geometry.ring));
-        }
-        Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
-        loop {
-            // The chunks stay: what fills the room meanwhile holds up their end only. For that it
-            // is waited as long as for the disk: made again, they would fill the disk.
-            match self.append_record(&mut record, (Some(first_lsn), bytes), numbered, deadline)? {
-                Ok(stored) => return Ok(Ok(stored)),
-                Err(over) => self.await_room(&over, bytes, deadline, &mut RoomWait::whole())?,
-            }
-        }
+            stored.sent.id = id;
+            stored.sent.seq = Some(seq);
+            stored.end = lsn + record.len() as u64;
+            Ok(None)
+        };
+        log.transact_soon(need, || deadline.at(), body)
     }
 
     /// How many sequences from the first kept message to the next one to come.
@@ -451,7 +485,7 @@ impl Topic {
 
     /// Refuses to send to a topic that was deleted. Lock E is held.
     #[inline]
-    fn check_live(&self) -> Result<()> {
+    pub(crate) fn check_live(&self) -> Result<()> {
         if self.inner.log.ctl.has_topic(self.id) {
             return Ok(());
         }
@@ -480,65 +514,35 @@ impl Topic {
     }
 }
 
-/// Keeps the first chunk of a send in progress from being reclaimed.
-struct Pin<'a> {
-    inner: &'a Inner,
-    index: usize,
-}
-
-impl<'a> Pin<'a> {
-    /// Takes one of this member's pins, waiting for another chunked send if all are in use.
-    fn take(inner: &'a Inner, deadline: u64) -> Result<Self> {
-        let mut used = inner.pins.lock();
-        loop {
-            if let Some(index) = (0..PINS).find(|i| *used & (1 << i) == 0) {
-                *used |= 1 << index;
-                return Ok(Self { inner, index });
-            }
-            let left = deadline.saturating_sub(inner.now());
-            if left == 0 {
-                return Err(Error::new(
-                    Code::Timeout,
-                    format!("{PINS} large messages are being sent by this process; send fewer"),
-                ));
-            }
-            inner
-                .pin_freed
-                .wait_for(&mut used, Duration::from_millis(left.min(50)));
-        }
-    }
-
-    fn set(&self, lsn: u64) {
-        let ctl = &self.inner.log.ctl;
-        ctl.publish(ctl.layout.pin(ctl.me(), self.index), lsn);
-    }
-}
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        if killed!() {
-            return;
-        }
-        self.set(0);
-        *self.inner.pins.lock() &= !(1 << self.index);
-        self.inner.pin_freed.notify_one();
-    }
-}
-
 /// Whether the time was over before there was room.
 fn is_late(error: &Error) -> bool {
     error.code() == Code::Timeout
 }
 
-fn over_ring(bytes: u64, ring: u64) -> Error {
-    over_limit(format!(
-        "a body of {bytes} bytes with these headers is too large for this store's ring of {ring} \
-         bytes"
-    ))
-}
-
-fn encode_meta(meta: &Meta<'_>, ext: &mut Vec<u8>) -> Result<()> {
-    ext.clear();
+/// Appends to `ext` what there is about a message besides its body.
+#[inline]
+pub(crate) fn encode_meta(
+    message: &OutMessage<'_>,
+    numbered: &impl Numbered,
+    sent_at_ms: u64,
+    chunks: Option<Chunks>,
+    ext: &mut Vec<u8>,
+) -> Result<()> {
+    let producer = numbered.stamp();
+    if message.is_bare() && producer.is_none() && chunks.is_none() {
+        encode_sent_at(sent_at_ms, ext);
+        return Ok(());
+    }
+    let meta = Meta {
+        sent_at_ms,
+        key: message.key,
+        tag: message.tag,
+        order_key: message.order_key,
+        headers: message.headers.clone(),
+        producer,
+        chunks,
+        ..Meta::default()
+    };
     meta.encode_into(ext).map_err(|bad| {
         over_limit(format!(
             "keys, tag and headers do not fit a record: {bad}; send less"

@@ -20,7 +20,7 @@ use crate::format::segment::SegmentHeader;
 use crate::shm::control::{
     BLOCK_ENTRIES, G_ACTIVE, G_EPOCH, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT,
     G_NEXT_SIZE, G_OLDEST, G_SNAP, G_TAIL, P_NEXT, R_BASE, R_END, R_FILE, R_LIMIT, R_NUMBER,
-    R_SALT, REGIONS, T_FLAGS, T_GROUP, TAG_BLOCK, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_LINKS,
+    R_SALT, REGIONS, T_FLAGS, T_GROUP, T_NEXT, TAG_BLOCK, TOPIC_SYNC, W_DURABLE, X_BLOCKS, X_LINKS,
     X_MIN_REF, X_NUMBER,
 };
 use crate::shm::{Ctl, Tx, wake};
@@ -288,7 +288,7 @@ impl Log {
         if let Some(mut tx) = self.ctl.try_begin() {
             if self.reserve(&mut tx, need)?.is_ok() {
                 let value = body(&mut tx)?;
-                tx.commit();
+                tx.finish();
                 return Ok(value);
             }
         }
@@ -310,7 +310,7 @@ impl Log {
             match self.reserve(&mut tx, need)? {
                 Ok(()) => {
                     let value = body(&mut tx)?;
-                    tx.commit();
+                    tx.finish();
                     return Ok(value);
                 }
                 Err(Lack::Segment(_)) if self.is_known_full(&tx, need.purpose) => {
@@ -380,6 +380,38 @@ impl Log {
         ring_write(ctl, lsn, record);
         tx.set_global(G_TAIL, lsn + record.len() as u64);
         lsn
+    }
+
+    /// Appends messages of a topic, whose records lie one behind the other in `records` and end at
+    /// `ends`, and enters them into the index; returns the first one's LSN and sequence. All lie in
+    /// one segment: [`Log::reserve`] made room for them together.
+    #[inline]
+    pub(crate) fn append_messages(
+        &self,
+        tx: &mut Tx<'_>,
+        topic: u32,
+        records: &mut [u8],
+        ends: &[usize],
+    ) -> (u64, u64) {
+        let ctl = &self.ctl;
+        let next_at = ctl.layout.topic(topic, T_NEXT);
+        let (first, first_seq) = (tx.global(G_TAIL), tx.get(next_at));
+        let salt = tx.get(ctl.layout.recent(tx.global(G_ACTIVE), R_SALT));
+        let (durable, epoch) = (ctl.load(W_DURABLE), epoch(tx));
+        let mut start = 0;
+        for (seq, &end) in (first_seq..).zip(ends) {
+            let lsn = first + start as u64;
+            let dur = record::durable_distance(lsn, durable);
+            if let Some(header) = records[start..].first_chunk_mut::<HEADER>() {
+                record::finish_header(header, lsn, salt, epoch, dur, seq);
+            }
+            self.index(tx, topic, seq, lsn);
+            start = end;
+        }
+        ring_write(ctl, first, records);
+        tx.set_global(G_TAIL, first + records.len() as u64);
+        tx.set(next_at, first_seq + ends.len() as u64);
+        (first, first_seq)
     }
 }
 

@@ -194,6 +194,14 @@ impl<'a> Meta<'a> {
     }
 }
 
+/// Appends the extensions of a message that has nothing but a body and the time at which it was
+/// sent, in ms since 1970: the same bytes as [`Meta::encode_into`].
+#[inline]
+pub(crate) fn encode_sent_at(sent_at_ms: u64, out: &mut Vec<u8>) {
+    let [a, b, c, d, e, f, g, h] = sent_at_ms.to_le_bytes();
+    out.extend_from_slice(&[SENT_AT, 8, a, b, c, d, e, f, g, h]);
+}
+
 /// The time of sending alone, in ms since 1970; `None` when it is not where writers put it.
 pub(crate) fn sent_at(ext: &[u8]) -> Option<u64> {
     match ext.first_chunk::<10>()? {

@@ -200,29 +200,56 @@ impl Draft {
         ext: &[u8],
         body_parts: &[&[u8]],
     ) {
-        let len = record_len(ext.len(), body_parts.iter().map(|part| part.len()).sum());
+        buf.clear();
+        let start = Self::begin(buf, |buf| buf.extend_from_slice(ext));
+        Self::finish(buf, start, (kind, flags, stream), body_parts);
+    }
+
+    /// Begins a record at the end of `buf`, with what `ext` appends as its extensions; returns where
+    /// it starts. [`Draft::finish`] must follow, or a truncation.
+    #[inline]
+    pub(crate) fn begin(buf: &mut Vec<u8>, ext: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let start = buf.len();
+        buf.extend_from_slice(&[0; HEADER]);
+        ext(buf);
+        let ext_len = buf.len() - start - HEADER;
+        buf.resize(start + HEADER + padded(ext_len), 0);
+        start
+    }
+
+    /// Adds the body to the record that begins at `start` and computes its payload checksum.
+    ///
+    /// # Panics
+    /// As [`Draft::new`].
+    #[inline]
+    pub(crate) fn finish(
+        buf: &mut Vec<u8>,
+        start: usize,
+        (kind, flags, stream): (Kind, u8, u32),
+        body_parts: &[&[u8]],
+    ) {
+        // The record's own part begins with its header.
+        let ext_len = buf.len().saturating_sub(start + HEADER);
+        let len = record_len(ext_len, body_parts.iter().map(|part| part.len()).sum());
         assert!(
             len <= MAX_RECORD,
             "a record of {len} bytes is over the format's limit"
         );
-        let end = padded(len);
-        buf.clear();
-        buf.reserve(end);
-        buf.extend_from_slice(&[0; HEADER]);
-        buf.extend_from_slice(ext);
-        buf.resize(HEADER + padded(ext.len()), 0);
+        let end = start + padded(len);
+        buf.reserve(end - buf.len());
         for part in body_parts {
             buf.extend_from_slice(part);
         }
         buf.resize(end, 0);
         // Both fit: the record is at most 2^20 bytes long.
-        let units = u16::try_from(padded(ext.len()) / ALIGN).unwrap_or(u16::MAX);
-        put_u32(buf, LEN, u32::try_from(len).unwrap_or(u32::MAX));
-        put_u32(buf, STREAM, stream);
-        buf[KIND] = kind as u8;
-        buf[FLAGS] = flags;
-        buf[EXT_LEN..EXT_LEN + 2].copy_from_slice(&units.to_le_bytes());
-        seal_payload(buf);
+        let units = u16::try_from(ext_len / ALIGN).unwrap_or(u16::MAX);
+        let record = &mut buf[start..];
+        put_u32(record, LEN, u32::try_from(len).unwrap_or(u32::MAX));
+        put_u32(record, STREAM, stream);
+        record[KIND] = kind as u8;
+        record[FLAGS] = flags;
+        record[EXT_LEN..EXT_LEN + 2].copy_from_slice(&units.to_le_bytes());
+        seal_payload(record);
     }
 
     /// Computes the payload checksum again, after bytes behind the header were changed.

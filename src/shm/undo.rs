@@ -134,7 +134,9 @@ impl Ctl {
 
     /// As [`Ctl::begin`], if lock E is free: nobody waits, so no clock is read. Never on a store
     /// that is open for reading only.
-    #[inline]
+    // Inlined so that the change is made where it is used.
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
     pub(crate) fn try_begin(&self) -> Option<Tx<'_>> {
         if self.is_frozen() {
             return None;
@@ -143,7 +145,8 @@ impl Ctl {
     }
 
     /// A change of shared state; lock E is held.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
     fn change(&self) -> Tx<'_> {
         Tx {
             ctl: self,
@@ -224,7 +227,7 @@ impl Tx<'_> {
     #[inline]
     pub(crate) fn set(&mut self, offset: usize, value: u64) {
         debug_assert!(offset >= self.ctl.layout.state && offset < self.ctl.layout.state_end);
-        debug_assert!(offset % 8 == 0);
+        debug_assert!(offset % 8 == 0 && self.open);
         // As with every access to shared words: what is out of bounds is zero, and stays so.
         let Some(word) = self.words.get(offset / 8) else {
             return;
@@ -285,6 +288,13 @@ impl Tx<'_> {
     /// Makes the change final, publishes the records appended in it, and gives lock E back.
     #[inline]
     pub(crate) fn commit(mut self) {
+        self.finish();
+    }
+
+    /// As [`Tx::commit`], without moving the change, after which it must not be used any more: a
+    /// copy of what was written a moment ago stalls for as long as a small change takes.
+    #[inline]
+    pub(crate) fn finish(&mut self) {
         let arena = &self.ctl.arena;
         let tail = self.global(G_TAIL);
         if broken!(PublishedBeforeCommit) {
