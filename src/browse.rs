@@ -38,27 +38,24 @@ impl Content {
     /// Its key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
-        self.0.key.as_deref()
+        self.0.key()
     }
 
     /// Its order key.
     #[must_use]
     pub fn order_key(&self) -> Option<&str> {
-        self.0.order_key.as_deref()
+        self.0.order_key()
     }
 
     /// Its tag.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
-        self.0.tag.as_deref()
+        self.0.tag()
     }
 
     /// Its headers, in the order they were given.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.0.headers()
     }
 
     /// When it was sent, milliseconds since 1970 by the sender's clock.
@@ -70,8 +67,7 @@ impl Content {
     /// The named producer that sent it, and its number there.
     #[must_use]
     pub fn producer(&self) -> Option<(&str, u64)> {
-        let producer = self.0.producer.as_ref();
-        producer.map(|(name, seq)| (name.as_str(), *seq))
+        self.0.producer()
     }
 }
 

@@ -165,7 +165,7 @@ impl Group {
     /// # }
     /// ```
     pub fn receive(&self, timeout: Duration) -> Result<Option<Delivery>> {
-        Ok(self.receive_up_to(1, timeout, Lease::Process)?.pop())
+        self.receive_up_to(1, timeout, Lease::Process)
     }
 
     /// Receives up to `max` messages (at most [`limits::RECEIVE_BATCH`]): waits for the first,
@@ -204,7 +204,7 @@ impl Group {
         self.receive_up_to(max, timeout, Lease::Detached)
     }
 
-    fn receive_up_to(&self, max: usize, timeout: Duration, lease: Lease) -> Result<Vec<Delivery>> {
+    fn receive_up_to<G: Got>(&self, max: usize, timeout: Duration, lease: Lease) -> Result<G> {
         if max == 0 || max > limits::RECEIVE_BATCH {
             return Err(Error::new(
                 Code::LimitExceeded,
@@ -223,15 +223,15 @@ impl Group {
                 let _call = inner.enter()?;
                 inner.check_writable()?;
                 Keeper::start(inner);
-                let got = self.shared.claim(max, lease)?;
-                if got.as_ref().is_some_and(|got| !got.is_empty()) {
+                let got = self.shared.claim::<G>(max, lease)?;
+                if got.as_ref().is_some_and(|got| !got.is_nothing()) {
                     self.shared.pass_on();
                 }
                 got
             };
             let passed = got.is_none();
             let got = got.unwrap_or_default();
-            if !got.is_empty() {
+            if !got.is_nothing() {
                 return Ok(got);
             }
             if passed {
@@ -248,7 +248,7 @@ impl Group {
             let deadline = *deadline.get_or_insert_with(|| inner.deadline(Some(timeout)));
             let left = deadline.saturating_sub(inner.now());
             if left == 0 {
-                return Ok(Vec::new());
+                return Ok(got);
             }
             if inner.interrupts() != interrupts {
                 return Err(Error::new(
@@ -286,6 +286,42 @@ impl Group {
     }
 }
 
+/// What was received: one message, or many. (One has no need of the heap.)
+trait Got: Default {
+    fn with_room(messages: usize) -> Self;
+    fn push(&mut self, delivery: Delivery);
+    fn is_nothing(&self) -> bool;
+}
+
+impl Got for Option<Delivery> {
+    fn with_room(_messages: usize) -> Self {
+        None
+    }
+
+    fn push(&mut self, delivery: Delivery) {
+        debug_assert!(self.is_none(), "one was asked for");
+        *self = Some(delivery);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.is_none()
+    }
+}
+
+impl Got for Vec<Delivery> {
+    fn with_room(messages: usize) -> Self {
+        Self::with_capacity(messages)
+    }
+
+    fn push(&mut self, delivery: Delivery) {
+        Self::push(self, delivery);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.is_empty()
+    }
+}
+
 /// How long a lease lives besides its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lease {
@@ -298,7 +334,7 @@ enum Lease {
 impl Shared {
     /// Claims what is there, without waiting, and reads it. `None`: messages were passed over, and
     /// there may be more behind them.
-    fn claim(self: &Arc<Self>, max: usize, lease: Lease) -> Result<Option<Vec<Delivery>>> {
+    fn claim<G: Got>(self: &Arc<Self>, max: usize, lease: Lease) -> Result<Option<G>> {
         let log = &self.inner.log;
         let choosy = pick::is_choosy(&log.ctl, self.id);
         let mut reading = self.reading.lock();
@@ -372,15 +408,15 @@ impl Shared {
         Ok(())
     }
 
-    fn read_claims(
+    fn read_claims<G: Got>(
         self: &Arc<Self>,
         reading: &mut Reading,
         claims: &[Claim],
         lease: Lease,
-    ) -> Result<Vec<Delivery>> {
+    ) -> Result<G> {
         let log = &self.inner.log;
         let keep = lease == Lease::Detached;
-        let mut got = Vec::with_capacity(claims.len());
+        let mut got = G::with_room(claims.len());
         for claim in claims {
             match fetch::fetch(log, self.topic_id, claim.seq, claim.lsn, &mut reading.ahead) {
                 Ok(fetched) => got.push(Delivery::new(Arc::clone(self), *claim, fetched, keep)),
@@ -393,7 +429,7 @@ impl Shared {
             }
         }
         match reading.failure.take() {
-            Some(e) if got.is_empty() => Err(e),
+            Some(e) if got.is_nothing() => Err(e),
             kept => {
                 reading.failure = kept;
                 Ok(got)

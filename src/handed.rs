@@ -101,27 +101,24 @@ impl Delivery {
     /// Its key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
-        self.message.key.as_deref()
+        self.message.key()
     }
 
     /// Its tag.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
-        self.message.tag.as_deref()
+        self.message.tag()
     }
 
     /// Its order key.
     #[must_use]
     pub fn order_key(&self) -> Option<&str> {
-        self.message.order_key.as_deref()
+        self.message.order_key()
     }
 
     /// Its headers, in the order they were given.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.message
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.message.headers()
     }
 
     /// Which delivery of this message to this group it is, from 1.
@@ -139,10 +136,7 @@ impl Delivery {
     /// The named producer that sent it, and its number there.
     #[must_use]
     pub fn producer(&self) -> Option<(&str, u64)> {
-        self.message
-            .producer
-            .as_ref()
-            .map(|(name, seq)| (name.as_str(), *seq))
+        self.message.producer()
     }
 
     /// The name of this delivery, to settle it from elsewhere while the lease lasts.

@@ -69,23 +69,35 @@ fn a_chunked_send_is_invisible_without_its_end() {
 }
 
 #[test]
-fn of_many_sends_a_prefix_is_there() {
+fn of_many_small_sends_all_are_there_or_none() {
     run(&Case {
         name: "send_many",
-        act: |m| {
-            let bodies = [50, 51, 52].map(|id| body(id, 80));
-            let out = |body| OutMessage {
-                body,
-                ..OutMessage::default()
-            };
-            let out: Vec<_> = bodies.iter().map(|b| out(b.as_slice())).collect();
-            let topic = m.store.topic("fast").unwrap();
-            assert!(topic.send_many(&out).into_iter().all(|r| r.is_ok()));
-        },
+        act: |m| send_three(m, 80),
+        gain: &[("fast/g", 50), ("fast/g", 51), ("fast/g", 52)],
+        ..NOTHING
+    });
+}
+
+#[test]
+fn of_many_sends_a_prefix_is_there() {
+    run(&Case {
+        name: "send_many of larger ones",
+        act: |m| send_three(m, 2_500),
         steps: 3,
         gain: &[("fast/g", 50), ("fast/g", 51), ("fast/g", 52)],
         ..NOTHING
     });
+}
+
+fn send_three(m: &mut Member, len: usize) {
+    let bodies = [50, 51, 52].map(|id| body(id, len));
+    let out = |body| OutMessage {
+        body,
+        ..OutMessage::default()
+    };
+    let out: Vec<_> = bodies.iter().map(|b| out(b.as_slice())).collect();
+    let topic = m.store.topic("fast").unwrap();
+    assert!(topic.send_many(&out).into_iter().all(|r| r.is_ok()));
 }
 
 #[test]

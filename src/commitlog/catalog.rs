@@ -107,6 +107,12 @@ impl Log {
 
     /// The segments from this number on, ascending, but for the active one.
     pub(crate) fn sealed_from(&self, number: u64) -> Result<Vec<Arc<Segment>>> {
+        Ok(self.sealed_and_active(number)?.0)
+    }
+
+    /// The same, and the number of the segment that was active then: the log may roll on at any
+    /// time, and what is active now says nothing about what was listed.
+    pub(crate) fn sealed_and_active(&self, number: u64) -> Result<(Vec<Arc<Segment>>, u64)> {
         let mut catalog = self.catalog.lock();
         self.refresh(&mut catalog)?;
         let active = catalog.key.active;
@@ -114,7 +120,7 @@ impl Log {
             .by_base
             .values()
             .filter(|s| s.number >= number && s.number < active);
-        Ok(sealed.cloned().collect())
+        Ok((sealed.cloned().collect(), active))
     }
 
     /// Forgets descriptors and names, so that the next look-up starts afresh.

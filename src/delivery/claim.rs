@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::shm::control::{
     G_LEASES, G_OUTSTANDING, P_CURSOR, P_LEASE_MS, P_LEASED, P_LOST, P_LOST_COUNT, P_MAX_ATTEMPTS,
     P_MAX_OUTSTANDING, P_PARKED, P_PURGED, P_READY, P_SETTLED, P_STATE, P_TAGS, P_TOPIC, P_WAITING,
-    S_KEY, S_LSN, S_OWNER, S_SEQ, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
+    S_OWNER, T_FLAGS, T_NEXT, TOPIC_SYNC, W_DURABLE, W_PUBLISHED,
 };
 use crate::shm::id::{Life, place_of, state_word};
 use crate::shm::{Ctl, Tx, member};
@@ -127,7 +127,7 @@ pub(crate) fn claim(
         claim_new(&mut tx, wanted, candidates, (room, now), out)?;
     }
     let handed_out = out.len() - before;
-    tx.commit();
+    tx.finish();
     Ok(match passed {
         Passed::Some if handed_out == 0 => Claimed::Passed,
         Passed::NoRoom if handed_out == 0 => Claimed::NoRoom,
@@ -176,6 +176,8 @@ fn exhausted(tx: &Tx<'_>, group: u32, head: Head) -> bool {
         && bury::has_dead_letters(tx.ctl, group)
 }
 
+/// Hands out new messages, all with the same words where they can have: the slots are chosen first,
+/// then written, each once, and then what all have in common.
 fn claim_new(
     tx: &mut Tx<'_>,
     wanted: Wanted,
@@ -184,8 +186,7 @@ fn claim_new(
     out: &mut Vec<Claim>,
 ) -> Result<()> {
     let layout = tx.ctl.layout;
-    let cursor_at = layout.group(wanted.group, P_CURSOR);
-    let mut cursor = tx.get(cursor_at);
+    let cursor = tx.get(layout.group(wanted.group, P_CURSOR));
     if tx.get(layout.group(wanted.group, P_TAGS)) != 0 {
         // It got a filter meanwhile, and these candidates have no labels.
         return Ok(());
@@ -194,35 +195,94 @@ fn claim_new(
     let visible = visible_end(tx, topic);
     let most = room_for_new(tx.ctl, wanted.group);
     room = room.min(usize::try_from(most).unwrap_or(usize::MAX));
-    // They ascend: of a long list that is used up one by one, most lie behind the cursor.
-    let behind = candidates.partition_point(|(seq, _)| *seq < cursor);
-    for &(seq, lsn) in &candidates[behind..] {
-        if room == 0 || lsn >= visible {
+    let behind = behind_cursor(candidates, cursor);
+    let mut leases = tx.global(G_LEASES);
+    let before = out.len();
+    let mut slots = slot::Choosing::new(tx);
+    for &(seq, lsn) in candidates[behind..].iter().take(room) {
+        if lsn >= visible {
             break;
         }
-        let Some(slot) = slot::allocate(tx)? else {
+        let Some(slot) = slots.next(tx)? else {
             break;
         };
-        tx.set(layout.slot(slot, S_SEQ), seq);
-        tx.set(layout.slot(slot, S_LSN), lsn);
-        tx.set(layout.slot(slot, S_KEY), 0);
-        cursor = seq + 1;
-        tx.set(cursor_at, cursor);
-        let head = slot::head(tx, slot)?;
-        out.push(lease(
-            tx,
-            wanted,
+        leases = next_lease(leases);
+        out.push(Claim {
             slot,
-            Head {
-                attempts: 0,
-                crashes: 0,
-                ..head
-            },
-            now,
-        )?);
-        room -= 1;
+            generation: crate::shm::lock::low_half(leases),
+            seq,
+            lsn,
+            attempt: 1,
+        });
     }
+    let claims = &mut out[before..];
+    let (Some(first), Some(last)) = (claims.first().copied(), claims.last().copied()) else {
+        return Ok(());
+    };
+    let taken = claims.len() as u64;
+    slots.finish(tx, taken);
+    let until = now.saturating_add(tx.get(layout.group(wanted.group, P_LEASE_MS)));
+    let entering = slot::Entering::new(tx, until);
+    let owner = owner_word(tx.ctl, wanted);
+    for n in 0..claims.len() {
+        let neighbour = |n: Option<usize>| n.and_then(|n| claims.get(n)).map(|c| c.slot);
+        let link = entering.link(neighbour(n.checked_sub(1)), neighbour(Some(n + 1)));
+        let claim = &mut claims[n];
+        let free = slot::head(tx, claim.slot)?;
+        if free.state != State::Free {
+            return Err(tx.ctl.damaged("a slot in use is among those that are free"));
+        }
+        if broken!(GenerationNotBumped) {
+            claim.generation = free.generation;
+        }
+        let head = Head {
+            generation: claim.generation,
+            attempts: 1,
+            crashes: 0,
+            state: State::Leased,
+        };
+        let words = [
+            head.pack(),
+            claim.seq,
+            claim.lsn,
+            entering.due,
+            owner,
+            0,
+            link,
+        ];
+        slot::set_all(tx, claim.slot, words);
+    }
+    entering.finish(tx, (first.slot, last.slot))?;
+    if !broken!(GenerationNotBumped) {
+        tx.set_global(G_LEASES, leases);
+    }
+    slot::add(tx, layout.group(wanted.group, P_LEASED), taken);
+    tx.set(layout.group(wanted.group, P_CURSOR), last.seq + 1);
     Ok(())
+}
+
+/// How many of the candidates, which ascend, lie behind the cursor: of a long list that is used up one
+/// by one, most. Where no sequence is missing it is known without a search.
+fn behind_cursor(candidates: &Candidates, cursor: u64) -> usize {
+    let first = candidates.first().map_or(cursor, |(seq, _)| *seq);
+    let guess = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX);
+    match candidates.get(guess) {
+        Some((seq, _)) if *seq == cursor => guess,
+        _ => candidates.partition_point(|(seq, _)| *seq < cursor),
+    }
+}
+
+/// The number of the lease after this one: also the generation of its slot.
+fn next_lease(leases: u64) -> u64 {
+    u64::from(crate::shm::lock::low_half(leases.wrapping_add(1)))
+}
+
+/// Who holds a lease of this claim, as its slot says it.
+fn owner_word(ctl: &Ctl, wanted: Wanted) -> u64 {
+    let me = ctl.me();
+    let member = (!wanted.detached).then(|| (me, member::generation(ctl, me)));
+    let group = wanted.group;
+    Owner { group, member }.pack()
 }
 
 /// Where the messages end that may be delivered now: in a sync topic at the durable watermark.
@@ -306,7 +366,8 @@ pub(super) fn lease(
     now: u64,
 ) -> Result<Claim> {
     let layout = tx.ctl.layout;
-    let generation = crate::shm::lock::low_half(tx.global(G_LEASES).wrapping_add(1));
+    let leases = next_lease(tx.global(G_LEASES));
+    let generation = crate::shm::lock::low_half(leases);
     if broken!(GenerationNotBumped) {
         slot::set_head(
             tx,
@@ -317,7 +378,7 @@ pub(super) fn lease(
             },
         );
     } else {
-        tx.set_global(G_LEASES, u64::from(generation));
+        tx.set_global(G_LEASES, leases);
     }
     let generation = if broken!(GenerationNotBumped) {
         head.generation
@@ -335,16 +396,7 @@ pub(super) fn lease(
             state: State::Leased,
         },
     );
-    let me = tx.ctl.me();
-    let owner = (!wanted.detached).then(|| (me, member::generation(tx.ctl, me)));
-    tx.set(
-        layout.slot(slot, S_OWNER),
-        Owner {
-            group: wanted.group,
-            member: owner,
-        }
-        .pack(),
-    );
+    tx.set(layout.slot(slot, S_OWNER), owner_word(tx.ctl, wanted));
     let until = now.saturating_add(tx.get(layout.group(wanted.group, P_LEASE_MS)));
     slot::wheel_insert(tx, slot, until)?;
     slot::count(tx, wanted.group, State::Leased);

@@ -4,7 +4,7 @@ use crate::commitlog::Log;
 use crate::commitlog::read::{ReadAhead, Stored};
 use crate::error::{Code, Error, Result};
 use crate::format::Bad;
-use crate::format::message::Meta;
+use crate::format::message::{Meta, only_sent_at};
 use crate::format::payload::{self, Release};
 use crate::format::record::Kind;
 use crate::options::limits;
@@ -16,11 +16,42 @@ pub(crate) struct Fetched {
     pub(crate) id: u64,
     pub(crate) body: Vec<u8>,
     pub(crate) sent_at_ms: u64,
-    pub(crate) key: Option<String>,
-    pub(crate) tag: Option<String>,
-    pub(crate) order_key: Option<String>,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
-    pub(crate) producer: Option<(String, u64)>,
+    /// What few messages have, elsewhere: whoever moves a message about moves the less.
+    more: Option<Box<More>>,
+}
+
+/// What a message may have besides its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct More {
+    key: Option<String>,
+    tag: Option<String>,
+    order_key: Option<String>,
+    headers: Vec<(String, Vec<u8>)>,
+    producer: Option<(String, u64)>,
+}
+
+impl Fetched {
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.more.as_ref()?.key.as_deref()
+    }
+
+    pub(crate) fn tag(&self) -> Option<&str> {
+        self.more.as_ref()?.tag.as_deref()
+    }
+
+    pub(crate) fn order_key(&self) -> Option<&str> {
+        self.more.as_ref()?.order_key.as_deref()
+    }
+
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let headers = self.more.iter().flat_map(|more| &more.headers);
+        headers.map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    pub(crate) fn producer(&self) -> Option<(&str, u64)> {
+        let producer = self.more.as_ref()?.producer.as_ref();
+        producer.map(|(name, seq)| (name.as_str(), *seq))
+    }
 }
 
 /// One part of a record: a record of its own, or one inside a batch.
@@ -58,6 +89,14 @@ fn at_hand(stream: u32, seq: u64, lsn: u64, ahead: &ReadAhead) -> Option<Fetched
     let header = record.header;
     if header.kind() != Ok(Some(Kind::Msg)) || header.stream != stream || header.seq != seq {
         return None;
+    }
+    if let Some(sent_at_ms) = only_sent_at(record.ext) {
+        return Some(Fetched {
+            id: lsn,
+            body: record.body.to_vec(),
+            sent_at_ms,
+            more: None,
+        });
     }
     let meta = Meta::decode(record.ext).ok()?;
     if meta.chunks.is_some() {
@@ -111,7 +150,7 @@ pub(crate) fn has_key(
     let part = find_part(&stored, stream, seq).map_err(|bad| wrong(log, lsn, bad))?;
     if part.kind == Kind::Release {
         let message = released(log, lsn, release_of(log, lsn, &part)?)?;
-        return Ok(message.key.as_deref() == Some(key));
+        return Ok(message.key() == Some(key));
     }
     let meta = Meta::decode(part.ext).map_err(|bad| wrong(log, part.lsn, bad))?;
     Ok(meta.key == Some(key))
@@ -270,15 +309,18 @@ fn message(log: &Log, part: &Part<'_>, ahead: &mut ReadAhead) -> Result<Fetched>
 
 fn fetched(id: u64, body: Vec<u8>, meta: &Meta<'_>) -> Fetched {
     let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
-    Fetched {
-        id,
-        body,
-        sent_at_ms: meta.sent_at_ms,
+    let more = More {
         key: meta.key.map(str::to_owned),
         tag: meta.tag.map(str::to_owned),
         order_key: meta.order_key.map(str::to_owned),
         headers: meta.headers.iter().map(header).collect(),
         producer: meta.producer.map(|(name, seq)| (name.to_owned(), seq)),
+    };
+    Fetched {
+        id,
+        body,
+        sent_at_ms: meta.sent_at_ms,
+        more: (more != More::default()).then(|| Box::new(more)),
     }
 }
 

@@ -9,7 +9,7 @@
 use super::bury::{self, Burial, REASON_REJECTED};
 use super::putback::{RETRY_LEN, put_back, wake_if_ready};
 use super::registry::{self, GROUP_SYNC_ACK};
-use super::slot::{self, Head, Owner, State};
+use super::slot::{self, Freeing, Head, Owner, State};
 use super::{claim, coalesced, gone, kept, order};
 use crate::commitlog::Log;
 use crate::commitlog::append::{Need, Purpose};
@@ -266,18 +266,20 @@ fn ack_piece(
     log.transact(need, deadline, |tx| {
         let mut fits = Vec::with_capacity(held.len());
         let mut seqs = Vec::with_capacity(held.len());
+        let mut freeing = Freeing::new(tx);
         for one in held {
             let head = check(tx, one)?.filter(|_| one.group == group);
             fits.push(head.is_some());
             if let Some(head) = head {
-                end_lease(tx, one)?;
-                order::settled(tx, one.slot, head)?;
+                order::leave(tx, one.slot)?;
+                freeing.free(tx, one.slot, head)?;
                 seqs.push(one.seq);
             }
         }
         if seqs.is_empty() {
             return Ok((fits, 0));
         }
+        freeing.finish(tx, group)?;
         seqs.sort_unstable();
         let ack = Ack {
             runs: runs(&seqs),

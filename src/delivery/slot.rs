@@ -114,6 +114,15 @@ pub(crate) fn set_head(tx: &mut Tx<'_>, slot: u32, head: Head) {
     tx.set(at, head.pack());
 }
 
+/// Changes all words of a slot that is in no list, but for the chain of its order key: from
+/// [`S_HEAD`] to [`S_LINK`].
+#[inline]
+pub(crate) fn set_all(tx: &mut Tx<'_>, slot: u32, words: [u64; 7]) {
+    const { assert!(S_HEAD == 0 && S_LINK == 6 * 8) };
+    let at = tx.ctl.layout.slot(slot, S_HEAD);
+    tx.set_words(at, words);
+}
+
 /// Which group a slot belongs to, checked: its id.
 pub(crate) fn owner(tx: &Tx<'_>, slot: u32) -> Result<Owner> {
     let owner = Owner::unpack(tx.get(tx.ctl.layout.slot(slot, S_OWNER)));
@@ -159,28 +168,179 @@ pub(crate) fn allocate(tx: &mut Tx<'_>) -> Result<Option<u32>> {
     Ok(Some(slot))
 }
 
-/// Gives a slot back that is in no list. Its generation moves on, so no receipt fits any more.
-pub(crate) fn free(tx: &mut Tx<'_>, slot: u32, was: Head) {
-    let layout = tx.ctl.layout;
+/// The head of a slot that is given back.
+fn freed(was: Head) -> Head {
     let generation = if broken!(GenerationNotBumped) {
         was.generation
     } else {
         was.generation.wrapping_add(1)
     };
-    set_head(
-        tx,
-        slot,
-        Head {
-            generation,
-            attempts: 0,
-            crashes: 0,
-            state: State::Free,
-        },
-    );
+    Head {
+        generation,
+        attempts: 0,
+        crashes: 0,
+        state: State::Free,
+    }
+}
+
+/// Gives a slot back that is in no list. Its generation moves on, so no receipt fits any more.
+pub(crate) fn free(tx: &mut Tx<'_>, slot: u32, was: Head) {
+    let layout = tx.ctl.layout;
+    set_head(tx, slot, freed(was));
     let next = tx.global(G_FREE_SLOT);
     tx.set(layout.slot(slot, S_LINK), next << 32);
     tx.set_global(G_FREE_SLOT, link_of(slot));
     tx.set_global(G_OUTSTANDING, tx.global(G_OUTSTANDING).saturating_sub(1));
+}
+
+/// Free slots that are chosen, many at a time, before any of them is taken.
+pub(crate) struct Choosing {
+    free: u64,
+    top: u64,
+}
+
+impl Choosing {
+    pub(crate) fn new(tx: &Tx<'_>) -> Self {
+        Self {
+            free: tx.global(G_FREE_SLOT),
+            top: tx.global(G_SLOT_TOP),
+        }
+    }
+
+    /// The next free slot.
+    pub(crate) fn next(&mut self, tx: &Tx<'_>) -> Result<Option<u32>> {
+        let layout = &tx.ctl.layout;
+        if let Some(slot) = linked(tx, self.free)? {
+            self.free = tx.get(layout.slot(slot, S_LINK)) >> 32;
+            return Ok(Some(slot));
+        }
+        if self.top >= u64::from(layout.geometry.slots) {
+            return Ok(None);
+        }
+        self.top += 1;
+        Ok(Some(crate::shm::lock::low_half(self.top - 1)))
+    }
+
+    /// Takes what was chosen, so many slots.
+    pub(crate) fn finish(self, tx: &mut Tx<'_>, taken: u64) {
+        tx.set_global(G_FREE_SLOT, self.free);
+        tx.set_global(G_SLOT_TOP, self.top);
+        tx.set_global(G_OUTSTANDING, tx.global(G_OUTSTANDING) + taken);
+    }
+}
+
+/// Several slots on their way into the wheel, all due at the same time.
+pub(crate) struct Entering {
+    pub(crate) due: u64,
+    bucket: usize,
+    /// What stood first in the bucket.
+    first: u64,
+}
+
+impl Entering {
+    pub(crate) fn new(tx: &Tx<'_>, due: u64) -> Self {
+        let due = due_in_wheel(tx, due);
+        let bucket = tx.ctl.layout.bucket(tick_of(due));
+        let first = tx.get(bucket);
+        Self { due, bucket, first }
+    }
+
+    /// The link of a slot that goes in after `before` (none: it is the first) and before `after`.
+    pub(crate) fn link(&self, before: Option<u32>, after: Option<u32>) -> u64 {
+        let next = before.map_or(self.first, link_of);
+        next << 32 | after.map_or(0, link_of)
+    }
+
+    /// Makes the bucket lead to those between the first and the last that went in.
+    pub(crate) fn finish(self, tx: &mut Tx<'_>, went_in: (u32, u32)) -> Result<()> {
+        let (first, last) = went_in;
+        if let Some(next) = linked(tx, self.first)? {
+            let at = tx.ctl.layout.slot(next, S_LINK);
+            tx.set(at, tx.get(at) & !0xffff_ffff | link_of(first));
+        }
+        tx.set(self.bucket, link_of(last));
+        Ok(())
+    }
+}
+
+/// Takes slots out of the wheel and frees them, many in one transaction: what they have in common
+/// is changed once, by [`Freeing::finish`], and so are the neighbours of those that stand together.
+pub(crate) struct Freeing {
+    free: u64,
+    count: u64,
+    gap: Option<Gap>,
+}
+
+/// Where slots are taken out of a bucket: what stands before and behind them, as links.
+struct Gap {
+    bucket: usize,
+    previous: u64,
+    next: u64,
+}
+
+impl Freeing {
+    pub(crate) fn new(tx: &Tx<'_>) -> Self {
+        Self {
+            free: tx.global(G_FREE_SLOT),
+            count: 0,
+            gap: None,
+        }
+    }
+
+    /// Takes a leased slot out of the wheel and frees it.
+    pub(crate) fn free(&mut self, tx: &mut Tx<'_>, slot: u32, was: Head) -> Result<()> {
+        let layout = tx.ctl.layout;
+        let link_at = layout.slot(slot, S_LINK);
+        let link = tx.get(link_at);
+        let (previous, next) = (link & 0xffff_ffff, link >> 32);
+        match &mut self.gap {
+            Some(gap) if gap.previous == link_of(slot) => gap.previous = previous,
+            Some(gap) if gap.next == link_of(slot) => gap.next = next,
+            _ => {
+                self.close_gap(tx)?;
+                let due = tx.get(layout.slot(slot, S_DUE));
+                self.gap = Some(Gap {
+                    bucket: layout.bucket(tick_of(due)),
+                    previous,
+                    next,
+                });
+            }
+        }
+        set_head(tx, slot, freed(was));
+        tx.set(link_at, self.free << 32);
+        self.free = link_of(slot);
+        self.count += 1;
+        Ok(())
+    }
+
+    fn close_gap(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        let Some(gap) = self.gap.take() else {
+            return Ok(());
+        };
+        let layout = tx.ctl.layout;
+        match linked(tx, gap.previous)? {
+            Some(previous) => {
+                let at = layout.slot(previous, S_LINK);
+                tx.set(at, tx.get(at) & 0xffff_ffff | gap.next << 32);
+            }
+            None => tx.set(gap.bucket, gap.next),
+        }
+        if let Some(next) = linked(tx, gap.next)? {
+            let at = layout.slot(next, S_LINK);
+            tx.set(at, tx.get(at) & !0xffff_ffff | gap.previous);
+        }
+        Ok(())
+    }
+
+    /// Makes it all good; the slots were leased to this group.
+    pub(crate) fn finish(mut self, tx: &mut Tx<'_>, group: u32) -> Result<()> {
+        self.close_gap(tx)?;
+        tx.set_global(G_FREE_SLOT, self.free);
+        let left = tx.global(G_OUTSTANDING).saturating_sub(self.count);
+        tx.set_global(G_OUTSTANDING, left);
+        sub(tx, tx.ctl.layout.group(group, P_LEASED), self.count);
+        Ok(())
+    }
 }
 
 /// The bucket of a time: the first tick that begins at or after it.
@@ -188,11 +348,15 @@ const fn tick_of(due: u64) -> u64 {
     due / TICK_MS + 1
 }
 
+/// A bucket that was passed already would be looked at only after a whole turn of the wheel.
+fn due_in_wheel(tx: &Tx<'_>, due: u64) -> u64 {
+    due.max(tx.global(G_TICK).saturating_mul(TICK_MS))
+}
+
 /// Enters a slot into the wheel, due at BOOTTIME ms `due`.
 pub(crate) fn wheel_insert(tx: &mut Tx<'_>, slot: u32, due: u64) -> Result<()> {
     let layout = tx.ctl.layout;
-    // A bucket that was passed already would be looked at only after a whole turn of the wheel.
-    let due = due.max(tx.global(G_TICK).saturating_mul(TICK_MS));
+    let due = due_in_wheel(tx, due);
     tx.set(layout.slot(slot, S_DUE), due);
     let bucket = layout.bucket(tick_of(due));
     let first = tx.get(bucket);

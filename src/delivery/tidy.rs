@@ -103,7 +103,7 @@ fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     if ctl.global(G_SNAP_END) == 0 || ctl.global(G_SNAP_END) > ctl.load(W_DURABLE) {
         return Ok(());
     }
-    let sealed = log.sealed_from(ctl.global(G_OLDEST))?;
+    let (sealed, active) = log.sealed_and_active(ctl.global(G_OLDEST))?;
     let snap = ctl.global(G_SNAP_BEFORE);
     if sealed.first().is_none_or(|first| first.end > snap) {
         return Ok(());
@@ -129,11 +129,19 @@ fn free(log: &Log, held: &Maintenance<'_>) -> Result<()> {
     if gone == 0 {
         return Ok(());
     }
-    let active = ctl.global(G_ACTIVE);
-    let first_kept = sealed.get(gone).map_or(active, |s| s.number);
-    let base = match sealed.get(gone) {
-        Some(segment) => segment.base,
-        None => ctl.load(ctl.layout.recent(active, R_BASE)),
+    // What was active when they were listed may be sealed by now, and nobody has looked at it.
+    let active = if broken!(UnseenReclaimed) {
+        ctl.global(G_ACTIVE)
+    } else {
+        active
+    };
+    let first_kept = match sealed.get(gone) {
+        Some(segment) => Some((segment.number, segment.base)),
+        None => log.recent(active).map(|segment| (active, segment.base)),
+    };
+    let Some((first_kept, base)) = first_kept else {
+        // So much was sent meanwhile that it is not known any more: the next look begins anew.
+        return Ok(());
     };
     live::advance_first(log, first_kept, base)?;
     log.reclaim_before(held, first_kept, live.as_of, &|tx| live.still_holds(tx))

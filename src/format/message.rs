@@ -202,6 +202,14 @@ pub(crate) fn encode_sent_at(sent_at_ms: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&[SENT_AT, 8, a, b, c, d, e, f, g, h]);
 }
 
+/// The time of sending, in ms since 1970, of a message that has nothing else.
+#[inline]
+pub(crate) fn only_sent_at(ext: &[u8]) -> Option<u64> {
+    let (sent_at, rest) = ext.split_first_chunk::<10>()?;
+    let only = rest.len() == 6 && is_zero(rest);
+    only.then(|| self::sent_at(sent_at)).flatten()
+}
+
 /// The time of sending alone, in ms since 1970; `None` when it is not where writers put it.
 pub(crate) fn sent_at(ext: &[u8]) -> Option<u64> {
     match ext.first_chunk::<10>()? {

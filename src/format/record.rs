@@ -205,8 +205,8 @@ impl Draft {
         Self::finish(buf, start, (kind, flags, stream), body_parts);
     }
 
-    /// Begins a record at the end of `buf`, with what `ext` appends as its extensions; returns where
-    /// it starts. [`Draft::finish`] must follow, or a truncation.
+    /// Begins a record at the end of `buf`, with what `ext` appends as its extensions, padded;
+    /// returns where it starts. [`Draft::finish`] must follow, or a truncation.
     #[inline]
     pub(crate) fn begin(buf: &mut Vec<u8>, ext: impl FnOnce(&mut Vec<u8>)) -> usize {
         let start = buf.len();

@@ -195,6 +195,8 @@ pub(crate) struct Tx<'a> {
 /// common in batches only, and there of few words.
 const REMEMBERED: usize = 16;
 
+const TOO_MANY: &str = "a transaction changes more words than its undo list holds";
+
 /// The weight of a word in the sum: odd, so that no single change goes unnoticed.
 #[inline]
 const fn weight(offset: usize) -> u64 {
@@ -253,6 +255,53 @@ impl Tx<'_> {
             .wrapping_add(value.wrapping_sub(old).wrapping_mul(weight(offset)));
     }
 
+    /// Changes neighbouring words of the summed state, as [`Tx::set`] does one. None of them should
+    /// have been changed in this transaction: their notes are not remembered.
+    #[inline]
+    pub(crate) fn set_words<const N: usize>(&mut self, offset: usize, values: [u64; N]) {
+        debug_assert!(offset >= self.ctl.layout.state && offset % 8 == 0 && self.open);
+        debug_assert!(offset + 8 * N <= self.ctl.layout.state_end);
+        let all = self.words;
+        let first = offset / 8;
+        let Some(words) = all.get(first..first + N) else {
+            return;
+        };
+        if broken!(UndoAfterStore) || broken!(UndoMissing) {
+            for (n, value) in values.into_iter().enumerate() {
+                self.set(offset + 8 * n, value);
+            }
+            return;
+        }
+        if self.noted == 0 {
+            self.push(W_SUM, self.ctl.arena.load(W_SUM));
+        }
+        assert!(self.noted + N <= UNDO_MAX, "{TOO_MANY}");
+        let at = self.ctl.layout.undo / 8 + self.noted * 2;
+        let Some(notes) = all.get(at..at + 2 * N) else {
+            return;
+        };
+        let mut noted = 0;
+        for (n, (word, value)) in words.iter().zip(values).enumerate() {
+            let old = word.load(Ordering::Acquire);
+            if old != value {
+                notes[2 * noted].store((offset + 8 * n) as u64, Ordering::Release);
+                notes[2 * noted + 1].store(old, Ordering::Release);
+                noted += 1;
+            }
+        }
+        self.noted += noted;
+        if let Some(count) = all.get(W_UNDO_N / 8) {
+            count.store(self.noted as u64, Ordering::Release);
+        }
+        for (n, (word, value)) in words.iter().zip(values).enumerate() {
+            kill_point!();
+            let change = value.wrapping_sub(word.load(Ordering::Acquire));
+            word.store(value, Ordering::Release);
+            let weighed = change.wrapping_mul(weight(offset + 8 * n));
+            self.sum = self.sum.wrapping_add(weighed);
+        }
+    }
+
     #[inline]
     fn note(&mut self, offset: usize, old: u64) {
         // `ctl` is far smaller than 2^32 words, and word 0 is not part of the state.
@@ -270,10 +319,7 @@ impl Tx<'_> {
 
     #[inline]
     fn push(&mut self, offset: usize, old: u64) {
-        assert!(
-            self.noted < UNDO_MAX,
-            "a transaction changes more words than its undo list holds"
-        );
+        assert!(self.noted < UNDO_MAX, "{TOO_MANY}");
         let at = self.ctl.layout.undo / 8 + self.noted * 2;
         if let Some([place, value]) = self.words.get(at..at + 2) {
             place.store(offset as u64, Ordering::Release);

@@ -170,6 +170,8 @@ breaks! {
     NumberGivenTwice = "number_given_twice",
     /// Recovery stays with the snapshot it began with.
     LaterSnapshotIgnored = "later_snapshot_ignored",
+    /// Reclaim takes what was sealed since it looked for one that nobody needs.
+    UnseenReclaimed = "unseen_reclaimed",
     /// A length is used before its checksum was compared.
     LengthTrustedBeforeCrc = "length_trusted_before_crc",
 }

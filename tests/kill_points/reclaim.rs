@@ -110,3 +110,70 @@ fn reclaim_leaves_the_chunks_of_a_send_in_progress() {
     living.leaves();
     m.leaves();
 }
+
+/// So many messages, all consumed: a store at rest removes all segments but the active one.
+fn all_consumed(world: &SimWorld, messages: u64) -> Member {
+    let m = open_with(world, options().flush(Flush::Async));
+    let group = m.group("t", "g");
+    for id in 0..messages {
+        m.send_async("t", id, 1000);
+        let got = group.receive_batch(8, Duration::ZERO).unwrap();
+        assert!(group.ack_many(got).into_iter().all(|r| r.is_ok()));
+    }
+    m.store.maintain().unwrap();
+    m.store.flush(None).unwrap();
+    m
+}
+
+/// Whether the log rolled on while it was looked at: at the `k`-th point somebody else sends until it
+/// does. `None`: there are not so many points.
+fn roll_at_point(messages: u64, k: u64) -> Option<bool> {
+    let world = SimWorld::new(SimOptions::default());
+    let m = all_consumed(&world, messages);
+    let sender = open_with(&world, options().flush(Flush::Async));
+    let topic = sender.store.topic("t").unwrap();
+    let (points, sent) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (passed, count) = (Rc::clone(&points), Rc::clone(&sent));
+    let before = numbers(&m, ".seg");
+    set_point_hook(Some(Box::new(move || {
+        passed.set(passed.get() + 1);
+        if passed.get() == k {
+            let _ = run_member(Fate::lives(), || {
+                // Until there is no room, for want of somebody who makes some, or enough.
+                while count.get() < 20 && topic.send(body(200 + count.get(), 1000)).is_ok() {
+                    count.set(count.get() + 1);
+                }
+            });
+        }
+    })));
+    m.store.rest().unwrap();
+    set_point_hook(None);
+    let removed = numbers(&m, ".seg").first() != before.first();
+    for _ in 0..2 {
+        m.store.flush(None).unwrap();
+        m.store.maintain().unwrap();
+    }
+    let expected: Vec<u64> = (200..200 + sent.get()).collect();
+    let left = owed(&world, &m.store);
+    assert_eq!(
+        left, expected,
+        "{messages} messages, others sent at point {k}"
+    );
+    m.leaves();
+    sender.leaves();
+    (points.get() >= k).then_some(removed && sent.get() > 0)
+}
+
+#[test]
+fn reclaim_takes_nothing_that_came_while_it_looked() {
+    let mut rolled = 0;
+    for messages in 40..56 {
+        for k in 1.. {
+            let Some(while_looking) = roll_at_point(messages, k) else {
+                break;
+            };
+            rolled += u64::from(while_looking);
+        }
+    }
+    assert!(rolled > 100, "only {rolled} rolls");
+}

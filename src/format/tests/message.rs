@@ -75,6 +75,32 @@ fn a_message_without_extensions_is_fine() {
 }
 
 #[test]
+fn a_message_with_nothing_but_its_time_is_written_and_read_the_short_way() {
+    let sent_at_ms = full().sent_at_ms;
+    let meta = Meta {
+        sent_at_ms,
+        ..Meta::default()
+    };
+    let mut ext = Vec::new();
+    encode_sent_at(sent_at_ms, &mut ext);
+    assert_eq!(ext, encode(&meta));
+    ext.resize(16, 0);
+    assert_eq!(only_sent_at(&ext), Some(sent_at_ms));
+    for at in 0..16 {
+        let mut other = ext.clone();
+        other[at] ^= 1;
+        let expected = (2..10)
+            .contains(&at)
+            .then(|| sent_at_ms ^ 1 << (8 * (at - 2)));
+        assert_eq!(only_sent_at(&other), expected, "byte {at}");
+    }
+    let mut longer = encode(&full());
+    longer.resize(longer.len().next_multiple_of(16), 0);
+    assert_eq!(only_sent_at(&longer), None);
+    assert_eq!(only_sent_at(&ext[..15]), None);
+}
+
+#[test]
 fn unknown_tags_are_skipped() {
     let known = encode(&full());
     let ext = [b"\x7f\x03abc", &known[..], b"\xff\x02\x00xy", b"\x0d\x00"].concat();
@@ -317,6 +343,7 @@ proptest! {
     fn no_extensions_make_the_reader_panic(ext in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = Meta::decode(&ext);
         let _ = sent_at(&ext);
+        let _ = only_sent_at(&ext);
         let _ = ChunkExt::decode(&ext);
     }
 
