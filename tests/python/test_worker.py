@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -388,6 +390,27 @@ def test_values_are_decoded_and_what_does_not_decode_is_a_dead_letter(
     assert kq.group("t", "g").stats().dead == 1 and is_empty(kq)
     [record] = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert "rejected" in record.getMessage() and "application/json" in record.getMessage()
+
+
+def test_a_signal_that_ends_no_sleep_is_heard_all_the_same(kq: keepq.Store, path: Path) -> None:
+    app = keepq.Worker(path)
+
+    @app.handler("t", group="g")
+    def handle(msg: keepq.Message) -> None:
+        time.sleep(0.3)
+        # As a signal that comes right before the main thread sleeps: it interrupts nothing.
+        _thread.interrupt_main(signal.SIGTERM)
+
+    kq.topic("t").send(b"x")
+    late = threading.Timer(60, app.stop)
+    late.start()
+    try:
+        assert app.run() is True
+        assert late.is_alive(), "it was not heard"
+    finally:
+        late.cancel()
+        late.join()
+    assert is_empty(kq)
 
 
 def test_errors_at_the_start_are_raised(path: Path) -> None:
