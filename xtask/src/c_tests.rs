@@ -159,7 +159,7 @@ fn memcheck(runner: &mut Runner, places: &Places) {
     }
     let options = ["-DKEEPQ_MEMCHECK=ON".to_owned()];
     if let Some(build) = built(runner, places, "memcheck", &options) {
-        runner.command("C tests, valgrind", 900, &mut ctest(&build));
+        runner.command("C tests, valgrind", 1200, &mut ctest(&build));
     }
 }
 

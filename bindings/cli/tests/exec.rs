@@ -53,6 +53,16 @@ fn the_command_gets_the_body_and_the_rest_in_its_environment() {
 #[test]
 fn exit_codes_settle() {
     let place = Place::new("exec-codes");
+    // What is to come again does not while the test runs, however long that takes.
+    let store = keepq::Store::open(place.store()).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let backoff = keepq::Backoff {
+        first: hour,
+        max: hour,
+        ..keepq::Backoff::default()
+    };
+    store.group("t", "g").backoff(backoff).open().unwrap();
+    store.close().unwrap();
     // 0: done.
     place.run(&["send", "t", "x"]).ok();
     exec(&place, "true", &["-n", "1"]).ok();
