@@ -30,7 +30,7 @@ use keepq::{Result, Sent, Store, Topic};
 use parking_lot::Mutex;
 
 /// Longer than anything here takes: a wait of this length that ends is a failed test.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A directory under target/, removed at the end.
 struct Place(std::path::PathBuf);
@@ -52,7 +52,8 @@ impl Place {
         &self,
         set: impl FnOnce(keepq::StoreOptions) -> keepq::StoreOptions,
     ) -> (Store, Topic) {
-        let store = set(Store::options()).open(&self.0).unwrap();
+        let patient = Store::options().send_timeout(PATIENCE / 2);
+        let store = set(patient).open(&self.0).unwrap();
         let topic = store.topic("t").unwrap();
         (store, topic)
     }

@@ -83,8 +83,11 @@ fn a_group_that_somebody_else_makes_meanwhile_is_checked_too() {
     // Whoever comes second finds the group only under the lock, or before it: either way it has
     // the options it asked for, or an error.
     for _ in 0..20 {
-        let world = SimWorld::new(SimOptions::default());
-        let m = open(&world);
+        let world = SimWorld::new(SimOptions {
+            threads: true,
+            ..SimOptions::default()
+        });
+        let m = open_with(&world, options().send_timeout(Duration::MAX));
         m.store.topic("orders").unwrap();
         let results: Vec<_> = std::thread::scope(|scope| {
             let open = |attempts| {

@@ -26,10 +26,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use children::{Child, PATIENCE, Place, say};
 use keepq::sim::set_point_hook;
-use keepq::{Backoff, Flush, Group, Store, Topic};
+use keepq::{Backoff, Flush, Group, Store, StoreOptions, Topic};
 
 fn open(path: &Path) -> (Store, Topic, Group) {
-    let options = Store::options().ring_size(1 << 20).segment_size(16 << 20);
+    open_with(path, Store::options())
+}
+
+fn open_with(path: &Path, options: StoreOptions) -> (Store, Topic, Group) {
+    let options = options.ring_size(1 << 20).segment_size(16 << 20);
     let store = options.send_timeout(PATIENCE).open(path).unwrap();
     let topic = store.topic("t").unwrap();
     let backoff = Backoff {
@@ -108,7 +112,7 @@ fn what_a_vanished_process_held_comes_back_at_once_and_what_it_sent_is_flushed()
     for number in 0..5 {
         topic.send(format!("held {number}")).unwrap();
     }
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for round in 1..=10 {
         let mut child = Child::start(test, "vanish", &[store_var(&place)]);
         child.expect("holding 5");
@@ -130,7 +134,7 @@ fn what_a_vanished_process_held_comes_back_at_once_and_what_it_sent_is_flushed()
                 got.ack().unwrap();
             }
         }
-        slowest = slowest.max(begun.elapsed());
+        took.push(begun.elapsed());
         for delivery in held {
             delivery.nack(Some(Duration::ZERO)).unwrap();
         }
@@ -141,42 +145,76 @@ fn what_a_vanished_process_held_comes_back_at_once_and_what_it_sent_is_flushed()
             std::thread::yield_now();
         }
     }
-    eprintln!("leases of the dead came back within {slowest:?}");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    mostly_at_once("the leases of the dead came back", took);
+}
+
+/// Long before anything but a death would have done it. A busy machine may be late once or twice.
+fn mostly_at_once(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    eprintln!("{what} within {took:?}");
+    let median = took[took.len() / 2];
+    assert!(median < Duration::from_secs(2), "{what}: {took:?}");
+}
+
+/// The longest that anybody sleeps without looking.
+const LOOK_US: u64 = 50_000;
+/// Less than this after its begin, a receive may find the message before it sleeps.
+const EARLY_US: u64 = 1_000;
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap().as_micros()).unwrap()
+}
+
+/// Nothing waits for the disk, and no flush wakes anybody in place of the send.
+fn never_flushed() -> StoreOptions {
+    let options = Store::options().flush(Flush::Async);
+    options.flush_interval(PATIENCE)
+}
+
+/// Receives, and says when each receive began, when its message was sent, and when it returned.
+fn sleeper() {
+    let path = children::arg("STORE");
+    let (_store, _, group) = open_with(Path::new(&path), never_flushed());
+    loop {
+        say("waits");
+        let began = now_us();
+        let got = group.receive(PATIENCE).unwrap().unwrap();
+        let ended = now_us();
+        let sent = String::from_utf8(got.body().to_vec()).unwrap();
+        got.ack().unwrap();
+        say(&format!("{began} {sent} {ended}"));
+    }
 }
 
 #[test]
 fn a_send_wakes_a_receiver_of_another_process() {
     let test = "a_send_wakes_a_receiver_of_another_process";
-    let now = || {
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-    };
     if children::role().is_some() {
-        let (_store, _, group) = open_arg();
-        say("ready");
-        while let Some(got) = group.receive(PATIENCE).unwrap() {
-            let sent = Duration::from_nanos(String::from_utf8_lossy(got.body()).parse().unwrap());
-            got.ack().unwrap();
-            say(&format!("{}", now().saturating_sub(sent).as_micros()));
-        }
-        return;
+        return sleeper();
     }
     let place = Place::new("wake");
-    let (_store, topic, _group) = open(&place.store());
-    let child = Child::start(test, "receiver", &[store_var(&place)]);
-    child.expect("ready");
-    let mut hops: Vec<u64> = (0..60)
-        .map(|_| {
-            topic.send(now().as_nanos().to_string()).unwrap();
-            child.hear().parse().unwrap()
-        })
-        .collect();
-    hops.sort_unstable();
-    eprintln!("woken after {} us (p50), {} us (p90)", hops[30], hops[54]);
-    // Somebody who only looks every 50 ms needs 25 on average.
-    assert!(hops[30] < 15_000, "{hops:?}");
+    let (_store, topic, _group) = open_with(&place.store(), never_flushed());
+    let child = Child::start(test, "sleeper", &[store_var(&place)]);
+    // A receive that began before its message was sent, and that nobody woke, lasts as long as
+    // the sleep between two looks at least. However busy the machine is, one that was shorter
+    // was woken.
+    let (mut woken, mut rounds) = (0, 0);
+    while woken < 30 {
+        child.expect("waits");
+        // Nothing tells that it sleeps: rounds in which it does not yet count for nothing.
+        std::thread::sleep(Duration::from_millis(3));
+        topic.send(now_us().to_string()).unwrap();
+        let said = child.hear();
+        let times: Vec<u64> = said.split(' ').map(|time| time.parse().unwrap()).collect();
+        let [began, sent, ended] = times[..] else {
+            panic!("{said}");
+        };
+        woken += u64::from(sent > began + EARLY_US && ended < began + LOOK_US);
+        rounds += 1;
+        assert!(rounds < 1_000, "woken {woken} times in {rounds} rounds");
+    }
+    eprintln!("woken {woken} times in {rounds} rounds");
 }
 
 #[test]
@@ -220,5 +258,6 @@ fn a_flush_leader_that_is_killed_strands_nobody() {
     }
     eprintln!("{killed} killed while they sent; the slowest send of the living took {slowest:?}");
     assert_eq!(killed, 30);
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    // Who is stranded waits until its send gives up.
+    assert!(slowest < PATIENCE / 2, "{slowest:?}");
 }

@@ -10,6 +10,10 @@ mod members;
 #[path = "producers/model.rs"]
 mod model;
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use deaths::{Case, NOTHING, run};
 use keepq::sim::{Rng, SimOptions, SimWorld, set_point_hook};
 use keepq::{Code, Flush, OutMessage, Producer, Sent, limits};
@@ -336,8 +340,50 @@ fn a_name_makes_room_wholly_or_not_at_all() {
     });
 }
 
+/// A thread stands still anywhere within a send, and another one sends with the same handle.
+#[test]
+fn the_next_number_is_not_given_to_two_threads() {
+    let mut both = 0;
+    for k in 1.. {
+        let world = world();
+        let member = open_with(&world, options().flush(Flush::Async));
+        let topic = member.store.topic("a").unwrap();
+        let producer = Arc::new(member.store.producer("p").unwrap());
+        let (other, theirs) = (topic.clone(), Arc::clone(&producer));
+        let (count, answer) = (Cell::new(0), Rc::new(Cell::new(None)));
+        let said = Rc::clone(&answer);
+        set_point_hook(Some(Box::new(move || {
+            count.set(count.get() + 1);
+            if count.get() == k {
+                let send = || theirs.send(&other, None, &out(b"theirs"));
+                let sent = std::thread::scope(|scope| scope.spawn(send).join().unwrap());
+                said.set(Some(sent));
+            }
+        })));
+        let mine = producer.send(&topic, None, &out(b"mine")).unwrap();
+        set_point_hook(None);
+        let Some(theirs) = answer.take() else { break };
+        assert!(!mine.duplicate, "at point {k} its number was another's");
+        let stored = match theirs {
+            Ok(sent) => {
+                assert!(!sent.duplicate, "point {k}");
+                both += 1;
+                2
+            }
+            // It stands still with the lock.
+            Err(e) => {
+                assert_eq!(e.code(), Code::Busy, "point {k}: {e}");
+                1
+            }
+        };
+        assert_eq!(topic.len().unwrap(), stored, "point {k}");
+        assert_eq!(producer.next_seq().unwrap(), stored, "point {k}");
+    }
+    assert!(both > 2, "only at {both} points could the other send");
+}
+
 /// Opens a new name in a full table and sends with it; every send that returned.
-fn replace(world: &SimWorld, confirmed: &std::cell::Cell<u64>) {
+fn replace(world: &SimWorld, confirmed: &Cell<u64>) {
     let member = open(world);
     let topic = member.store.topic("a").unwrap();
     let new = member.store.producer("new").unwrap();

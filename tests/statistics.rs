@@ -283,8 +283,11 @@ fn a_group_made_in_the_place_of_another_begins_without_consumers() {
 /// process counts.
 #[test]
 fn handles_that_come_and_go_at_once_count_right() {
-    let world = SimWorld::new(SimOptions::default());
-    let m = open(&world);
+    let world = SimWorld::new(SimOptions {
+        threads: true,
+        ..SimOptions::default()
+    });
+    let m = open_with(&world, options().send_timeout(Duration::MAX));
     let kept = m.group("t", "g");
     std::thread::scope(|scope| {
         for _ in 0..4 {

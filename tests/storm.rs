@@ -83,7 +83,7 @@ fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
     };
     let seed = number("KEEPQ_STORM_SEED", 1);
     let kills = number("KEEPQ_STORM_KILLS", 500);
-    let _watchdog = Watchdog::new("the storm", Duration::from_secs(120 + kills));
+    let _watchdog = Watchdog::new("the storm", Duration::from_secs(240 + kills));
     let begun = Instant::now();
     let (sender, events) = channel();
     let mut storm = Storm {
@@ -101,10 +101,11 @@ fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
         spoiled: 0,
     };
     roles::create(&storm.place.store());
-    while storm.kills < kills {
+    // However slow the machine is, it goes on until enough has happened.
+    while storm.kills < kills || storm.by_themselves <= kills / 20 || !storm.is_lively(kills) {
         storm.populate();
         let all_at_once = storm.kills + storm.rng.below(50) + 1;
-        while storm.kills < all_at_once.min(kills) {
+        while storm.kills < all_at_once {
             storm.step();
         }
         storm.wipe_out();
@@ -118,14 +119,9 @@ fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
         ["kept", "unfinished", "damaged", "deleted"],
         begun.elapsed()
     );
-    assert!(storm.kills >= kills && storm.by_themselves > kills / 20);
     storm.drain();
     let counts = ledger::check(&storm.place.file("ledger"));
     eprintln!("{counts:?}; {:?}", begun.elapsed());
-    assert!(
-        counts.confirmed > kills && counts.acked > kills,
-        "too little happened"
-    );
 }
 
 impl Storm {
@@ -176,9 +172,18 @@ impl Storm {
         self.serials.iter().position(|&s| s == serial)
     }
 
+    /// Whether more was confirmed and more acked than killed so far.
+    fn is_lively(&self, kills: u64) -> bool {
+        let [confirmed, acked] = ledger::count(&self.place.file("ledger"), ["C ", "A "]);
+        confirmed > kills && acked > kills
+    }
+
     /// Waits a random time for somebody to die by himself; if none does, kills one.
     fn step(&mut self) {
-        let pause = Duration::from_millis(10 + self.rng.below(150));
+        // Where processes take long to come to anything, they get more time.
+        let late = self.by_themselves * 20 <= self.kills;
+        let most = if late { 2_000 } else { 150 };
+        let pause = Duration::from_millis(10 + self.rng.below(most));
         match self.events.recv_timeout(pause) {
             Ok((serial, Event::End)) => {
                 let index = self.index_of(serial);
@@ -309,18 +314,22 @@ impl Storm {
             .open(&path)
             .unwrap();
         let ledger = ledger::Ledger::open(&self.place.file("ledger"));
-        let until = Instant::now() + 2 * children::PATIENCE;
         for topic in TOPICS {
             for name in GROUPS {
                 let group = roles::group(&store, topic, name);
+                let mut until = Instant::now() + 2 * children::PATIENCE;
                 loop {
                     let got = group
                         .receive_batch(256, Duration::from_millis(500))
                         .unwrap();
+                    if !got.is_empty() {
+                        until = Instant::now() + 2 * children::PATIENCE;
+                    }
                     for delivery in &got {
                         ledger.delivered(name, delivery);
-                        delivery.ack().unwrap();
-                        ledger.acked(name, delivery);
+                        if roles::allow_lost(delivery.ack()) {
+                            ledger.acked(name, delivery);
+                        }
                     }
                     let stats = group.stats().unwrap();
                     // `ready` counts sequences, also those that a rebuild left out.

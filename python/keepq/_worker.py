@@ -35,6 +35,9 @@ F = TypeVar("F", bound=HandlerFunction)
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 30.0
 # How long handlers that are told to give up may take to do so.
 _GRACE = 1.0
+# How long a wait goes on without the interpreter running signal handlers, in seconds: a signal that
+# comes between its last look for them and the sleep of the main thread does not end that sleep.
+_LOOK = 0.2
 
 _STOP, _SIGNAL, _IDLE, _FAILED = "stop", "signal", "idle", "failed"
 _TOLD = ("finishing what runs", "giving back what runs")
@@ -242,10 +245,15 @@ class _Run:
 
     def _next(self, timeout: float | None = None) -> _Session | None:
         """Takes the next event in; None when none comes in time. Gives the session that failed."""
-        try:
-            kind, what = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _LOOK if end is None else end - time.monotonic()
+            try:
+                kind, what = self._events.get(timeout=max(0.0, min(left, _LOOK)))
+                break
+            except queue.Empty:
+                if left <= 0:
+                    return None
         if kind == _STOP:
             self._stop = True
         elif kind == _SIGNAL:

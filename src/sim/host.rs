@@ -43,6 +43,23 @@ impl SimHost {
     fn lock_ino(&self) -> io::Result<u64> {
         Ok(self.lock_stat()?.ino)
     }
+
+    /// Lets time pass for somebody who waits, at most so much.
+    #[allow(clippy::disallowed_methods)] // Real time, for the other threads.
+    fn let_pass(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis())
+            .unwrap_or(u64::MAX)
+            .clamp(1, 1000);
+        let mut state = self.world.lock();
+        let threads = state.options.threads;
+        state.advance(if threads { 1 } else { ms });
+        drop(state);
+        if threads {
+            std::thread::sleep(Duration::from_millis(1));
+        } else {
+            std::thread::yield_now();
+        }
+    }
 }
 
 fn too_short() -> io::Error {
@@ -200,11 +217,7 @@ impl Host for SimHost {
             return;
         }
         // Nobody sleeps in the simulation: time passes instead, and the caller looks again.
-        let ms = u64::try_from(timeout.as_millis())
-            .unwrap_or(u64::MAX)
-            .clamp(1, 1000);
-        self.world.lock().advance(ms);
-        std::thread::yield_now();
+        self.let_pass(timeout);
     }
 
     fn wake(&self, _arena: &Arena, _offset: usize, _count: u32) -> usize {
@@ -215,11 +228,7 @@ impl Host for SimHost {
 
     fn pause(&self, time: Duration) {
         point();
-        let ms = u64::try_from(time.as_millis())
-            .unwrap_or(u64::MAX)
-            .clamp(1, 1000);
-        self.world.lock().advance(ms);
-        std::thread::yield_now();
+        self.let_pass(time);
     }
 
     fn nanos(&self) -> u64 {

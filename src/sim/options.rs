@@ -21,6 +21,10 @@ pub struct SimOptions {
     /// Whether a failed sync is told once for the whole file, to whoever asks first, instead of
     /// once to everybody who has it open (Linux before 4.13).
     pub told_once: bool,
+    /// Whether members are threads that run at the same time. Who waits then lets real time pass,
+    /// a millisecond for each that passes here: a thread that the real machine does not run would
+    /// else look stopped to the others within moments.
+    pub threads: bool,
 }
 
 impl Default for SimOptions {
@@ -32,6 +36,7 @@ impl Default for SimOptions {
             metadata: MetadataModel::Unordered,
             stale_space: true,
             told_once: false,
+            threads: false,
         }
     }
 }

@@ -380,7 +380,7 @@ fn a_sleeper_is_woken_through_another_map_of_the_file() {
                 sleeper.wait(&here, 8, 0, Duration::from_secs(60));
             }
         });
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(120);
         while waker.wake(&there, 8, 1) == 0 {
             assert!(Instant::now() < until, "nobody ever slept on the word");
             std::thread::yield_now();

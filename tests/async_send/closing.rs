@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use keepq::{Code, Outcome, Store};
+use keepq::{Code, Outcome};
 
 use crate::{Gate, PATIENCE, Place, Told, in_time, list};
 
@@ -184,8 +184,7 @@ fn stores_closed_and_opened_again_share_nothing() {
     let place = Place::new("again");
     let results = list();
     for round in 0..20 {
-        let store = Store::open(&place.0).unwrap();
-        let topic = store.topic("t").unwrap();
+        let (store, topic) = place.open();
         for _ in 0..5 {
             let results = Arc::clone(&results);
             let pending = topic.send_async(b"x").unwrap();

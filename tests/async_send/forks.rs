@@ -24,7 +24,7 @@ fn a_forked_child_is_refused_and_hangs_nowhere() {
     assert!(pid >= 0);
     if pid == 0 {
         // SAFETY: ends the child at once if it hangs.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(120) };
         let error = open.wait(None).unwrap_err();
         let polled = open.poll().unwrap_err();
         let called = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));

@@ -16,7 +16,8 @@ fn told(e: &Error) {
 }
 
 fn open(path: &Path, flush: Flush) -> (Store, Topic) {
-    let store = Store::options().flush(flush).open(path).unwrap();
+    let options = Store::options().flush(flush).send_timeout(PATIENCE);
+    let store = options.open(path).unwrap();
     let topic = store.topic("t").unwrap();
     topic.send(b"before").unwrap();
     (store, topic)

@@ -75,6 +75,8 @@ fn a_receipt_that_comes_too_late_changes_nothing() {
     };
     let group = group.backoff(backoff).open().unwrap();
     let first = group.receive(NOW).unwrap().unwrap();
+    // The second one lasts, however slow the machine is.
+    group.configure().lease(10 * PATIENCE).apply().unwrap();
     let second = group.receive(PATIENCE).unwrap().unwrap();
     assert_eq!((second.seq(), second.attempt()), (first.seq(), 2));
     refused(&store, &first.receipt(), Code::LeaseLost);

@@ -13,7 +13,8 @@ use crate::{drain, numbered};
 
 fn small() -> StoreOptions {
     let options = Store::options().segment_size(16 << 20).ring_size(1 << 20);
-    options.slots(1024).allow_unsafe_filesystem(true)
+    let options = options.slots(1024).send_timeout(PATIENCE);
+    options.allow_unsafe_filesystem(true)
 }
 
 /// Sends until the store is full; how many were taken.

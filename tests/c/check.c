@@ -96,7 +96,7 @@ void send_quickly(keepq *q, const char *topic, const char *text) {
 
 keepq_msg *receive_one(keepq_group *g) {
     keepq_msg *m = NULL;
-    OK(keepq_receive(g, 10000, &m));
+    OK(keepq_receive(g, 60000, &m));
     assert_non_null(m);
     return m;
 }

@@ -147,7 +147,7 @@ static int run_in_child(void (*work)(keepq *, keepq_group *, keepq_msg *), keepq
     assert_true(child >= 0);
     if (child == 0) {
         /* A check that fails jumps out of the test: to be told from success by this. */
-        alarm(60);
+        alarm(200);
         work(q, g, m);
         /* Another program: in this one valgrind takes what the parent's threads have for leaks. */
         execl("/bin/sh", "sh", "-c", "exit 42", (char *)NULL);

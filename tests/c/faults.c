@@ -53,7 +53,7 @@ static void a_disk_that_fails(void) {
     assert_true(rc == KEEPQ_E_FAILED || rc == KEEPQ_E_STORAGE);
     assert_true(sent.rc == rc && sent.status == KEEPQ_SEND_FAILED);
     assert_true(sent.outcome == KEEPQ_OUTCOME_MAYBE_STORED);
-    REFUSES(keepq_flush, KEEPQ_E_FAILED, (q, 1000));
+    REFUSES(keepq_flush, KEEPQ_E_FAILED, (q, 60000));
     GIVES(KEEPQ_E_FAILED, keepq_send(q, "t", "x", 1, NULL, &sent));
     assert_int_equal(sent.outcome, KEEPQ_OUTCOME_NOT_STORED);
     assert_true(keepq_close(q) < 0);
@@ -169,7 +169,7 @@ static void in_a_process_of_its_own(void (*work)(void)) {
     child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        alarm(60);
+        alarm(200);
         work();
         _exit(42);
     }

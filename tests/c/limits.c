@@ -95,7 +95,7 @@ static void a_send_may_wait_for_room(void **state) {
     REFUSES(keepq_send, KEEPQ_E_TIMEOUT, (q, "t", "2", 1, &send, &sent));
     assert_int_equal(sent.outcome, KEEPQ_OUTCOME_NOT_STORED);
     /* Before or after the acknowledgement: it succeeds. */
-    send.timeout_ms = 30000;
+    send.timeout_ms = 120000;
     assert_int_equal(pthread_create(&thread, NULL, ack_in_a_thread, g), 0);
     OK(keepq_send(q, "t", "2", 1, &send, &sent));
     assert_int_equal(sent.seq, 1);

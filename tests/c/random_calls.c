@@ -103,6 +103,8 @@ static keepq_rc open_store(uint32_t slot) {
     keepq_rc rc;
 
     opts.flush = KEEPQ_FLUSH_ASYNC;
+    /* No disk is so slow that a send gives up. */
+    opts.send_timeout_ms = 120000;
     opts.max_in_flight = draw(2) ? 0 : 64;
     rc = keepq_open(place("store"), &opts, &q);
     assert_true((rc == KEEPQ_OK) == (q != NULL));

@@ -171,7 +171,7 @@ static void *open_and_close(void *failed) {
         if (keepq_open(path, &opts, &q) != KEEPQ_OK ||
             keepq_send(q, "churn", "x", 1, NULL, NULL) != KEEPQ_OK ||
             keepq_group_open(q, "churn", "g", NULL, &g) != KEEPQ_OK ||
-            keepq_receive(g, 10000, &m) != KEEPQ_OK || keepq_ack(m) != KEEPQ_OK ||
+            keepq_receive(g, 60000, &m) != KEEPQ_OK || keepq_ack(m) != KEEPQ_OK ||
             keepq_close(q) != KEEPQ_OK || keepq_close(q) != KEEPQ_E_BAD_HANDLE ||
             keepq_group_close(g) != KEEPQ_OK || keepq_msg_free(m) != KEEPQ_OK) {
             fprintf(stderr, "round %d: %s\n", i, keepq_last_message());

@@ -207,6 +207,7 @@ fn live(world: &SimWorld, ledger: &Ledger, seed: u64, lives: u32) -> u32 {
 fn storm(seed: u64) -> (u32, usize) {
     let world = SimWorld::new(SimOptions {
         seed,
+        threads: true,
         ..SimOptions::default()
     });
     let keeper = open_with(&world, options().flush(Flush::Async));

@@ -102,6 +102,7 @@ fn members_that_die_and_those_that_live_keep_the_order() {
     for seed in 0..6 {
         let world = SimWorld::new(SimOptions {
             seed,
+            threads: true,
             ..SimOptions::default()
         });
         let sender = open_with(&world, options().flush(Flush::Async));

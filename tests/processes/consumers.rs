@@ -53,7 +53,7 @@ fn a_killed_process_leaves_no_unnamed_consumer_and_takes_no_other_along() {
     let (second, _, _) = open(&place.store());
     let (mine, theirs) = (unnamed(&store), unnamed(&second));
     topic.send(b"0").unwrap();
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for _ in 0..5 {
         let mut child = Child::start(test, "killed", &[store_var(&place)]);
         child.expect("has 0");
@@ -61,10 +61,9 @@ fn a_killed_process_leaves_no_unnamed_consumer_and_takes_no_other_along() {
         child.kill();
         let mut expected = [mine.name(), theirs.name()];
         expected.sort_unstable();
-        slowest = slowest.max(left(&store, &expected));
+        took.push(left(&store, &expected));
     }
-    eprintln!("ended within {slowest:?}");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    crate::mostly_at_once("consumers of the dead ended", took);
     second.close().unwrap();
     assert_eq!(names(&store), [mine.name()]);
     assert_eq!(all(&mine), ["0"]);
@@ -87,7 +86,7 @@ fn forker() {
         // SAFETY: the child has a memory of its own, and takes it out once.
         let group = unsafe { std::ptr::read(&raw const *mine) };
         // SAFETY: ends the child at once if it hangs.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(120) };
         // Dropped there, it is no business of the parent's.
         drop(group);
         drop(store.clone());

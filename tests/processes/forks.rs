@@ -48,7 +48,7 @@ fn forker() {
         // SAFETY: the child has a memory of its own, and takes them out once.
         let (ready, held, group) = unsafe { std::ptr::read(&raw const *mine) };
         // SAFETY: ends the child at once if it hangs.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(120) };
         let refused = [
             topic.send(b"x").map(|_| ()).unwrap_err(),
             group.receive(Duration::ZERO).map(|_| ()).unwrap_err(),
@@ -92,7 +92,7 @@ fn a_forked_child_is_no_member_and_costs_its_parent_nothing() {
     child.expect("forked");
     // Its child closed everything and is gone; the lease is still its own.
     assert_eq!(store.stats().unwrap().members, 2);
-    let next = group.receive(Duration::from_millis(300)).unwrap().unwrap();
+    let next = group.receive(PATIENCE).unwrap().unwrap();
     assert_eq!(next.body(), b"after the fork");
     next.ack().unwrap();
     assert!(group.receive(Duration::from_millis(200)).unwrap().is_none());

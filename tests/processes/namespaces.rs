@@ -123,14 +123,11 @@ fn equal_pids_in_two_namespaces_do_not_confuse_the_living_and_the_dead() {
     for mut child in both {
         child.kill();
     }
+    // What the dead sent last is found once it is on disk.
+    assert!(store.flush(Some(PATIENCE)).unwrap());
     let text = std::fs::read_to_string(place.file("ledger")).unwrap();
     let confirmed: BTreeSet<&str> = text.lines().collect();
-    let mut found = BTreeSet::new();
-    while let Some(got) = audit.receive(Duration::from_millis(500)).unwrap() {
-        let body = String::from_utf8(got.body().to_vec()).unwrap();
-        got.ack().unwrap();
-        assert!(found.insert(body.clone()), "{body} was stored twice");
-    }
+    let found = crate::drain(&audit);
     let lost: Vec<_> = confirmed
         .iter()
         .filter(|body| !found.contains(**body))

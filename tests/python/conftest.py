@@ -7,17 +7,25 @@ import contextlib
 import inspect
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keepq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from keepq import aio
 
 # Time is no measure on a machine that is shared, and what failed is printed to be tried again.
-settings.register_profile("keepq", deadline=None, database=None, print_blob=True)
+settings.register_profile(
+    "keepq",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("keepq")
 
 
@@ -55,6 +63,32 @@ def kq(path: Path) -> Iterator[keepq.Store]:
     """An open store."""
     with keepq.open(path) as store:
         yield store
+
+
+@contextlib.contextmanager
+def soon(call: Callable[[], object]) -> Iterator[None]:
+    """Calls this from another thread while the block waits, or is about to.
+
+    Nothing tells that a thread waits within the engine; but however slow the machine is, the call
+    comes after the block has begun, and not at all if that ends by itself before.
+    """
+    begun, ended = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.wait()
+        time.sleep(0.05)
+        if not ended.is_set():
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        begun.set()
+        yield
+        ended.set()
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ async def test_a_send_that_waits_for_room_holds_up_what_is_behind_it_alone(kq: a
     full, other = await full_topic(kq, "full"), await kq.topic("other")
     producer, group = kq.producer("p"), await kq.group("full", "g")
     bodies = [b"%d" % n for n in range(6)]
-    sends: list[Coroutine[Any, Any, Any]] = [full.send(body, timeout=60) for body in bodies[:5]]
-    sends.append(full.send_oneway(bodies[5], timeout=60))
+    sends: list[Coroutine[Any, Any, Any]] = [full.send(body, timeout=600) for body in bodies[:5]]
+    sends.append(full.send_oneway(bodies[5], timeout=600))
     waiting = [asyncio.create_task(send) for send in sends]
     await waits(waiting[0])
     started = time.monotonic()
@@ -48,10 +48,10 @@ async def test_a_send_that_waits_for_room_holds_up_what_is_behind_it_alone(kq: a
         await other.send_oneway(b"x")
         await producer.send("other", b"x")
         await group.stats()
-    assert time.monotonic() - started < 30 and not any(task.done() for task in waiting)
+    assert time.monotonic() - started < 100 and not any(task.done() for task in waiting)
     got: list[bytes] = []
     while len(got) < 7:
-        async with await group.receive(timeout=30) as message:
+        async with await group.receive(timeout=60) as message:
             got.append(message.body)
     await asyncio.gather(*waiting)
     assert got == [b"first", *bodies]
@@ -90,7 +90,7 @@ async def test_a_cancelled_wait_for_room_sends_nothing(kq: aio.Store) -> None:
     waiting[1].cancel()
     got: list[bytes] = []
     while len(got) < 2:
-        async with await group.receive(timeout=30) as message:
+        async with await group.receive(timeout=60) as message:
             got.append(message.body)
     assert (await waiting[2]).seq == 1
     assert got == [b"first", b"2"]

@@ -95,7 +95,7 @@ def test_a_forked_child_is_another_consumer_without_a_name(kq: keepq.Store) -> N
     if child == 0:
         try:
             # It begins as every new one does.
-            message = group.receive(timeout=20)
+            message = group.receive(timeout=60)
             message.ack()
             os._exit(0 if message.body == b"1" and message.attempt == 1 else 3)
         finally:

@@ -22,7 +22,7 @@ import os, sys, threading, warnings, keepq
 # Python 3.12 and later warns of forks beside other threads, and the engine has some.
 warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
 kq = keepq.open(sys.argv[1])
-topic, group = kq.topic("t"), kq.group("t", "g", lease=20)
+topic, group = kq.topic("t"), kq.group("t", "g", lease=600)
 def got(call):
     try:
         return repr(call())
@@ -109,9 +109,9 @@ def test_what_a_parent_sent_is_told_to_the_parent_only(path: Path, run_python: R
 block, entered = threading.Event(), threading.Event()
 def hold(result):
     entered.set()
-    block.wait(30)
+    block.wait(60)
 first = topic.send_async(b"a", on_success=hold)
-entered.wait(30)
+entered.wait(60)
 second = topic.send_async(b"b", on_success=lambda r: print("called in", os.getpid() == parent))
 second.add_done_callback(lambda f: print("done in", os.getpid() == parent))
 parent = os.getpid()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keepq
 import pytest
+from conftest import soon
 
 Run = Callable[..., subprocess.Popen[str]]
 
@@ -26,13 +27,8 @@ def ctrl_c() -> Iterator[None]:
 
 def interrupted(wait: Callable[[], object]) -> None:
     """The wait ends by Ctrl-C, long before it would end otherwise."""
-    timer = threading.Timer(0.1, _thread.interrupt_main)
-    timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            wait()
-    finally:
-        timer.join()
+    with pytest.raises(KeyboardInterrupt), soon(_thread.interrupt_main):
+        wait()
 
 
 def test_ctrl_c_ends_every_wait_for_a_message(kq: keepq.Store) -> None:
@@ -56,7 +52,7 @@ def test_ctrl_c_ends_every_wait_for_callbacks_and_room(path: Path) -> None:
     kq = keepq.open(path, max_in_flight=1)
     topic = kq.topic("t")
     future = topic.send_async(b"a", on_success=hold)
-    assert entered.wait(10)
+    assert entered.wait(60)
     interrupted(lambda: topic.send_async(b"b", timeout=60))
     interrupted(lambda: kq.flush(timeout=60))
     interrupted(kq.flush)
@@ -81,11 +77,8 @@ def test_a_signal_handler_that_raises_ends_a_wait_and_gives_back_what_came(
     try:
         main = threading.main_thread().ident
         assert main is not None
-        timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGUSR1))
-        timer.start()
-        with pytest.raises(LookupError):
+        with pytest.raises(LookupError), soon(lambda: signal.pthread_kill(main, signal.SIGUSR1)):
             group.receive(timeout=60)
-        timer.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert group.receive(timeout=5).attempt in (1, 2)

@@ -42,7 +42,7 @@ def kill(child: subprocess.Popen[str]) -> str:
     """SIGKILL, to a child that is ours. Gives what it had said."""
     assert child.pid > 1 and child.poll() is None
     child.kill()
-    out, error = child.communicate(timeout=30)
+    out, error = child.communicate(timeout=60)
     assert child.returncode == -9, error
     return out
 
@@ -62,7 +62,7 @@ def test_a_body_that_was_read_and_not_acked_comes_again(
     # Every message that was acked stays acked; each that was held comes again, with its attempts.
     while (msg := group.poll()) is not None or group.stats().in_flight:
         if msg is None:
-            msg = group.receive(timeout=10)
+            msg = group.receive(timeout=60)
         with msg, out.open("ab") as file:
             file.write(msg.body + b" %d\n" % msg.attempt)
     lines = [line.split() for line in out.read_bytes().splitlines()]
@@ -101,6 +101,7 @@ def test_a_killed_process_takes_its_detached_leases_not_along(
     kq: keepq.Store, path: Path, tmp_path: Path, run_python: Run
 ) -> None:
     kq.topic("t").send(b"x")
+    group = kq.group("t", "g", lease=600)
     code = (
         "import sys, keepq; g = keepq.open(sys.argv[1]).group('t', 'g');"
         "print(g.receive(30, detached=True).receipt, flush=True); sys.stdin.read()"
@@ -109,7 +110,6 @@ def test_a_killed_process_takes_its_detached_leases_not_along(
     assert child.stdout is not None
     receipt = child.stdout.readline().strip()
     kill(child)
-    group = kq.group("t", "g")
     assert group.poll() is None and group.stats().in_flight == 1
     kq.nack(receipt, delay=0)
     assert group.receive(timeout=5).attempt == 2

@@ -16,6 +16,7 @@ from typing import Any
 
 import keepq
 import pytest
+from conftest import soon
 
 
 def test_a_full_topic_refuses_and_has_room_after_an_ack(kq: keepq.Store) -> None:
@@ -153,7 +154,7 @@ def full_topic(kq: keepq.Store, name: str = "t") -> keepq.Topic:
 
 
 SENDS: dict[str, Callable[[keepq.Topic, keepq.Producer], object]] = {
-    "send": lambda topic, _: topic.send(b"x", timeout=2),
+    "send": lambda topic, _: topic.send(b"x", timeout=2.9),
     "long send": lambda topic, _: topic.send(b"x", timeout=60),
     "endless send": lambda topic, _: topic.send(b"x", timeout=None),
     "send_async": lambda topic, _: topic.send_async(b"x", timeout=60),
@@ -171,13 +172,10 @@ def test_ctrl_c_ends_a_wait_for_room(kq: keepq.Store, name: str) -> None:
     topic, producer = full_topic(kq), kq.producer("p")
     # A run in the background begins with the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.05, _thread.interrupt_main)
-    timer.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), soon(_thread.interrupt_main):
             SENDS[name](topic, producer)
     finally:
-        timer.join()
         signal.signal(signal.SIGINT, before)
     assert (len(topic), producer.next_seq, kq.stats().oneway_failed) == (1, 0, 0)
 
@@ -190,12 +188,10 @@ def test_a_signal_handler_can_make_room(kq: keepq.Store, name: str) -> None:
         group.receive(timeout=5).ack()
 
     before = signal.signal(signal.SIGUSR1, make_room)
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    timer.start()
     try:
-        result = SENDS[name](topic, producer)
+        with soon(lambda: os.kill(os.getpid(), signal.SIGUSR1)):
+            result = SENDS[name](topic, producer)
     finally:
-        timer.join()
         signal.signal(signal.SIGUSR1, before)
     if isinstance(result, Future):
         assert result.result(timeout=30).durable
@@ -217,7 +213,7 @@ def test_what_finds_no_room_in_its_time_was_not_sent(kq: keepq.Store, timeout: f
         with pytest.raises(keepq.Timeout, match="max_messages") as caught:
             send()
         assert caught.value.outcome == "not_stored"
-        assert timeout <= time.monotonic() - began < timeout + 5
+        assert timeout <= time.monotonic() - began < timeout + 60
     topic.send_oneway(b"x", timeout=timeout)
     producer.send_oneway(topic, b"x", timeout=timeout)
     assert (len(topic), producer.next_seq, kq.stats().oneway_failed) == (1, 0, 2)

@@ -50,7 +50,7 @@ class Machine(RuleBasedStateMachine):
     def open(self) -> None:
         self.kq = keepq.open(self.path)
         self.topic = self.kq.topic("t")
-        self.group = self.kq.group("t", "g", max_attempts=MAX_ATTEMPTS)
+        self.group = self.kq.group("t", "g", max_attempts=MAX_ATTEMPTS, lease=600)
 
     def teardown(self) -> None:
         self.kq.close()

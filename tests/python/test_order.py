@@ -167,7 +167,7 @@ def test_a_forked_child_is_the_same_broadcast_consumer(kq: keepq.Store) -> None:
     child = os.fork()
     if child == 0:
         try:
-            message = group.receive(timeout=20)
+            message = group.receive(timeout=60)
             message.ack()
             os._exit(0 if message.body == b"for me" else 3)
         finally:

@@ -169,7 +169,7 @@ def test_a_time_out_is_waited_for_and_not_longer(path: Path) -> None:
             start = time.monotonic()
             with pytest.raises(error):
                 call()
-            assert 0.25 <= time.monotonic() - start < 5
+            assert 0.25 <= time.monotonic() - start < 60
             q.put(b"x", block=False) if q.empty() else None
 
 
@@ -265,19 +265,19 @@ def test_a_killed_process_gives_its_items_back(
     assert child.pid > 1
     child.kill()
     child.wait(30)
-    assert q.get(timeout=10) == "b"
+    assert q.get(timeout=60) == "b"
     q.task_done()
     q.join()
 
 
 def test_an_item_is_kept_for_longer_than_its_lease(path: Path) -> None:
     with keepq.open(path) as kq:
-        group = kq.group("queue", "queue", lease=0.3)
+        group = kq.group("queue", "queue", lease=2)
         with keepq.Queue[bytes](path) as q:
             q.put(b"a")
             assert q.get() == b"a"
             with pytest.raises(keepq.Empty):
-                group.receive(timeout=1.5)
+                group.receive(timeout=5)
             q.task_done()
             q.join()
             assert group.poll() is None
@@ -302,7 +302,7 @@ def test_another_process_closes_and_leaves_its_item(
     q.put("a")
     assert tell(child, "get") == "a"
     assert tell(child, "close") == "closed"
-    assert q.get(timeout=10) == "a"
+    assert q.get(timeout=60) == "a"
 
 
 def test_an_item_that_does_not_decode_is_put_back(path: Path) -> None:
@@ -312,12 +312,12 @@ def test_an_item_that_does_not_decode_is_put_back(path: Path) -> None:
     with keepq.Queue[Any](path, codec="json") as q:
         for _ in range(2):
             with pytest.raises(keepq.DecodeError, match="application/json"):
-                q.get(timeout=10)
+                q.get(timeout=60)
             assert q.unfinished_tasks == 1
         with pytest.raises(ValueError):
             q.task_done()
         with keepq.Queue[bytes](path) as reader:
-            assert reader.get(timeout=10) == b"{no json"
+            assert reader.get(timeout=60) == b"{no json"
             reader.task_done()
         assert q.unfinished_tasks == 0
 

@@ -21,7 +21,7 @@ def test_a_future_gets_the_result_of_its_send(kq: keepq.Store) -> None:
     topic = kq.topic("t")
     futures = [topic.send_async(b"%d" % i, key="k", headers={"h": b"v"}) for i in range(100)]
     assert all(isinstance(f, concurrent.futures.Future) for f in futures)
-    results = [f.result(timeout=10) for f in futures]
+    results = [f.result(timeout=60) for f in futures]
     assert [r.seq for r in results] == list(range(100))
     assert all(r.durable and r.status is keepq.SendStatus.SEND_OK for r in results)
     message = kq.group("t", "g").receive(timeout=5)
@@ -44,7 +44,7 @@ def test_callbacks_get_results_in_order_on_one_other_thread(kq: keepq.Store) -> 
 
     for i in range(200):
         topic.send_async(b"x", flush="async" if i % 7 == 0 else None, on_success=note)
-    kq.flush(timeout=10)
+    kq.flush(timeout=60)
     assert sorted(seq for seq in got if seq is not None) == list(range(200))
     sync = [seq for seq in got if seq is not None and seq % 7 != 0]
     assert sync == sorted(sync)
@@ -58,7 +58,7 @@ def test_a_refused_send_raises_from_the_call_and_waits_for_nothing(kq: keepq.Sto
             b"x", key="k" * 256, on_success=called.append, on_exception=called.append
         )
     assert caught.value.outcome == "not_stored"
-    kq.flush(timeout=10)
+    kq.flush(timeout=60)
     assert called == []
 
 
@@ -74,7 +74,7 @@ def test_a_callback_that_raises_is_logged_and_nothing_is_lost(
     with caplog.at_level(logging.ERROR, logger="keepq"):
         first = topic.send_async(b"a", on_success=bad)
         second = topic.send_async(b"b", on_success=good.append)
-        kq.flush(timeout=10)
+        kq.flush(timeout=60)
     assert first.result().seq == 0
     assert good == [second.result()]
     [record] = caplog.records
@@ -86,7 +86,7 @@ def test_a_future_cannot_be_cancelled(kq: keepq.Store) -> None:
     topic = kq.topic("t")
     future = topic.send_async(b"x")
     assert not future.cancel()
-    assert future.result(timeout=10).seq == 0
+    assert future.result(timeout=60).seq == 0
     assert len(topic) == 1
 
 
@@ -96,7 +96,7 @@ def test_callbacks_may_send_flush_and_close(path: Path) -> None:
 
     def last(result: keepq.SendResult) -> None:
         order.append(result.seq)
-        kq.flush(timeout=10)
+        kq.flush(timeout=60)
         kq.close()
         done.set()
 
@@ -105,7 +105,7 @@ def test_callbacks_may_send_flush_and_close(path: Path) -> None:
         topic.send_async(b"b", on_success=last)
 
     topic.send_async(b"a", on_success=first)
-    assert done.wait(10)
+    assert done.wait(60)
     kq.close()
     assert order == [0, 1]
     with pytest.raises(keepq.Closed):
@@ -122,7 +122,7 @@ def test_when_too_many_are_in_flight_a_send_waits_or_is_refused(path: Path) -> N
     with keepq.open(path, max_in_flight=2) as kq:
         topic = kq.topic("t")
         topic.send_async(b"a", on_success=hold)
-        assert entered.wait(10)
+        assert entered.wait(60)
         topic.send_async(b"b")
         with pytest.raises(keepq.Full, match="max_in_flight") as full:
             topic.send_async(b"c", when_full="raise")
@@ -135,9 +135,9 @@ def test_when_too_many_are_in_flight_a_send_waits_or_is_refused(path: Path) -> N
         waits = threading.Thread(target=lambda: topic.send_async(b"c"))
         waits.start()
         release.set()
-        waits.join(10)
+        waits.join(60)
         assert not waits.is_alive()
-        kq.flush(timeout=10)
+        kq.flush(timeout=60)
         assert len(topic) == 3
 
 
@@ -160,7 +160,7 @@ def wait_for(condition: Callable[[], bool], kq: keepq.Store) -> bool:
     for _ in range(1000):
         if condition():
             return True
-        kq.flush(timeout=10)
+        kq.flush(timeout=60)
     return False
 
 
@@ -181,7 +181,7 @@ def test_a_store_that_is_dropped_delivers_every_result(path: Path) -> None:
 
     futures = send()
     gc.collect()
-    assert [f.result(timeout=10).seq for f in futures] == list(range(100))
+    assert [f.result(timeout=60).seq for f in futures] == list(range(100))
 
 
 def test_results_are_not_kept_alive(kq: keepq.Store) -> None:
@@ -191,9 +191,9 @@ def test_results_are_not_kept_alive(kq: keepq.Store) -> None:
 
     callback = Callback()
     gone = weakref.ref(callback)
-    kq.topic("t").send_async(b"x", on_success=callback).result(timeout=10)
+    kq.topic("t").send_async(b"x", on_success=callback).result(timeout=60)
     # The flush returns when the thread has come back for the next batch.
-    kq.flush(timeout=10)
+    kq.flush(timeout=60)
     del callback
     gc.collect()
     assert gone() is None
@@ -221,7 +221,7 @@ def test_one_way_sends_arrive_and_failures_are_counted(kq: keepq.Store) -> None:
     topic = kq.topic("t")
     topic.send_oneway(b"x", key="k")
     topic.send_oneway(b"x", key="k" * 256)
-    kq.flush(timeout=10)
+    kq.flush(timeout=60)
     assert kq.group("t", "g").receive(timeout=5).key == "k"
     assert (len(topic), kq.stats().oneway_failed) == (1, 1)
     with pytest.raises(TypeError):
@@ -232,10 +232,10 @@ def test_a_producer_sends_asynchronously_and_one_way(kq: keepq.Store) -> None:
     loader, topic = kq.producer("loader"), kq.topic("t")
     first = loader.send_async("t", b"0", seq=0)
     again = loader.send_async(topic, b"0", seq=0)
-    assert not first.result(timeout=10).duplicate and again.result(timeout=10).duplicate
+    assert not first.result(timeout=60).duplicate and again.result(timeout=60).duplicate
     loader.send_oneway("t", b"1")
     loader.send_oneway("t", b"9", seq=9)
-    kq.flush(timeout=10)
+    kq.flush(timeout=60)
     assert (loader.next_seq, len(topic), kq.stats().oneway_failed) == (2, 1 + 1, 1)
     with pytest.raises(keepq.ProducerGap):
         loader.send_async("t", b"9", seq=9)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import keepq
 import pytest
+from conftest import soon
 
 Run = Callable[..., subprocess.Popen[str]]
 
@@ -75,9 +76,9 @@ def test_closing_a_group_ends_an_iteration_that_waits_in_another_thread(kq: keep
     thread = threading.Thread(target=consume)
     thread.start()
     kq.topic("t").send(b"x")
-    assert first.wait(10)
+    assert first.wait(60)
     group.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert seen == [b"x"]
 
@@ -88,7 +89,7 @@ def test_other_threads_run_while_one_waits(kq: keepq.Store) -> None:
     thread = threading.Thread(target=lambda: got.append(group.receive(timeout=30).body))
     thread.start()
     topic.send(b"from another thread")
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive() and got == [b"from another thread"]
 
 
@@ -122,13 +123,10 @@ def test_ctrl_c_ends_a_wait(kq: keepq.Store) -> None:
     group = kq.group("t", "g")
     # A run in the background begins with the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.05, _thread.interrupt_main)
-    timer.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            group.receive(timeout=30)
+        with pytest.raises(KeyboardInterrupt), soon(_thread.interrupt_main):
+            group.receive(timeout=60)
     finally:
-        timer.join()
         signal.signal(signal.SIGINT, before)
 
 
@@ -141,10 +139,8 @@ def test_a_signal_handler_runs_during_a_wait(kq: keepq.Store) -> None:
 
     before = signal.signal(signal.SIGUSR1, send)
     try:
-        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-        timer.start()
-        assert group.receive(timeout=30).body == b"from the handler"
-        timer.join()
+        with soon(lambda: os.kill(os.getpid(), signal.SIGUSR1)):
+            assert group.receive(timeout=60).body == b"from the handler"
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -158,7 +154,7 @@ def test_a_descriptor_tells_when_there_is_a_message(kq: keepq.Store) -> None:
         assert selector.select(0.05) == []
         topic.send(b"a")
         for _ in range(2):
-            assert selector.select(10)
+            assert selector.select(60)
             msg = group.poll()
             assert msg is not None
             msg.nack(0)
@@ -167,7 +163,7 @@ def test_a_descriptor_tells_when_there_is_a_message(kq: keepq.Store) -> None:
         assert group.poll() is None
         assert selector.select(0.05) == []
         kq.close()
-        assert selector.select(10), "a closed store is told of, too"
+        assert selector.select(60), "a closed store is told of, too"
     with pytest.raises(keepq.Closed):
         group.poll()
 
@@ -192,7 +188,7 @@ def test_another_process_sends(kq: keepq.Store, path: Path, run_python: Run) -> 
             bodies.append(msg.body)
     assert bodies == [b"0", b"1", b"2"]
     assert line_of(child) == "sent"
-    assert child.wait(30) == 0
+    assert child.wait(60) == 0
 
 
 def test_a_waiting_process_is_woken(kq: keepq.Store, path: Path, run_python: Run) -> None:
@@ -216,8 +212,8 @@ def test_a_killed_process_gives_its_message_back(
     assert group.poll() is None
     assert child.pid > 1
     child.kill()
-    child.wait(30)
-    msg = group.receive(timeout=10)
+    child.wait(60)
+    msg = group.receive(timeout=60)
     assert (msg.body, msg.attempt) == (b"x", 2)
 
 
@@ -225,13 +221,13 @@ def test_a_detached_lease_outlives_its_process(
     kq: keepq.Store, path: Path, run_python: Run
 ) -> None:
     kq.topic("t").send(b"x")
+    group = kq.group("t", "g", lease=600)
     child = run_python(HOLDER, path, "detached")
     assert line_of(child) == "waiting"
     receipt = line_of(child)
     assert child.pid > 1
     child.kill()
-    child.wait(30)
-    group = kq.group("t", "g")
+    child.wait(60)
     with pytest.raises(keepq.Empty):
         group.receive(timeout=0.3)
     kq.ack(receipt)
@@ -241,10 +237,10 @@ def test_a_detached_lease_outlives_its_process(
 def test_the_command_line_is_in_the_package(path: Path, run_python: Run) -> None:
     code = "import sys; sys.argv[0] = 'keepq'; from keepq.__main__ import main; sys.exit(main())"
     child = run_python(code, "--help")
-    out, error = child.communicate(timeout=30)
+    out, error = child.communicate(timeout=60)
     assert child.returncode == 0, error
     assert "send" in out and "recv" in out
     child = run_python(code, "recv", "t", "-g", "g", "--store", path, "--wait", "0")
-    child.communicate(timeout=30)
+    child.communicate(timeout=60)
     assert child.returncode == 4, "a missing store is exit code 4"
     assert not path.exists()

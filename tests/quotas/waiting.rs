@@ -16,10 +16,11 @@ struct Real {
 
 impl Real {
     fn new(name: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("quotas-{name}"));
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("quotas-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         let store = Store::options()
-            .send_timeout(Duration::from_secs(30))
+            .send_timeout(Duration::from_secs(120))
             .open(&dir)
             .unwrap();
         Self { dir, store }
@@ -59,7 +60,7 @@ fn a_sender_that_waits_goes_on_when_there_is_room() {
         while got < 180 {
             let stats = group.stats().unwrap();
             most = most.max(stats.ready + stats.in_flight + stats.delayed);
-            let delivery = group.receive(Duration::from_secs(20)).unwrap().unwrap();
+            let delivery = group.receive(Duration::from_secs(120)).unwrap().unwrap();
             delivery.ack().unwrap();
             got += 1;
         }

@@ -195,7 +195,9 @@ impl Real {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join(format!("send-errors-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
-        let store = set(Store::options()).open(&path).unwrap();
+        // No disk is so slow that it ends a send.
+        let patient = Store::options().send_timeout(Duration::from_secs(120));
+        let store = set(patient).open(&path).unwrap();
         (Self { path }, store)
     }
 }
@@ -214,7 +216,7 @@ fn in_a_child(send: impl FnOnce() -> Option<Error>) -> Error {
     assert!(pid >= 0);
     if pid == 0 {
         // SAFETY: ends the child at once if it hangs.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(120) };
         let told = send().map_or(0, |e| {
             let code = Code::ALL.iter().position(|code| *code == e.code());
             let outcome = [None, Some(Outcome::NotStored), Some(Outcome::MaybeStored)];
@@ -257,7 +259,7 @@ fn forked_pending() -> Seen {
         enter.send(()).unwrap();
         let _ = opened.recv();
     });
-    entered.recv_timeout(Duration::from_secs(30)).unwrap();
+    entered.recv_timeout(Duration::from_secs(120)).unwrap();
     let seen = fails(&topic, || {
         let pending = topic.send_async(b"x").unwrap();
         Err::<(), _>(in_a_child(|| pending.wait(None).err()))

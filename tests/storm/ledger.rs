@@ -96,6 +96,12 @@ struct Checked<'a> {
     attempts: BTreeMap<(&'a str, &'a str, u64), (&'a str, u64)>,
 }
 
+/// How many lines of a ledger begin with each of these.
+pub fn count<const N: usize>(path: &Path, beginnings: [&str; N]) -> [u64; N] {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    beginnings.map(|beginning| text.lines().filter(|l| l.starts_with(beginning)).count() as u64)
+}
+
 /// Reads the ledger from beginning to end and fails on the first broken promise.
 pub fn check(path: &Path) -> Counts {
     let text = std::fs::read_to_string(path).unwrap();

@@ -12,6 +12,9 @@ use crate::ledger::Ledger;
 /// Of the first, only what is durable is delivered.
 pub const TOPICS: [&str; 2] = ["surely", "quickly"];
 pub const GROUPS: [&str; 2] = ["left", "right"];
+/// What processes took detached comes back only when this has passed. Whoever gets no time for so
+/// long would write down late what he has received, after those who got it next.
+const LEASE: Duration = Duration::from_secs(15);
 /// Most messages that one process sends.
 const MOST: u64 = 300;
 
@@ -39,7 +42,7 @@ pub fn group(store: &Store, topic: &str, name: &str) -> Group {
         ..Backoff::default()
     };
     let group = store.group(topic, name).max_attempts(1000).backoff(backoff);
-    group.lease(Duration::from_secs(5)).open().unwrap()
+    group.lease(LEASE).open().unwrap()
 }
 
 /// A body that follows from its number.
@@ -256,8 +259,8 @@ impl Worker {
     }
 }
 
-/// Whether it was done; a lease of five seconds may end in a process that gets no time.
-fn allow_lost(result: keepq::Result<()>) -> bool {
+/// Whether it was done; a lease may end in a process that gets no time.
+pub fn allow_lost(result: keepq::Result<()>) -> bool {
     match result {
         Ok(()) => true,
         Err(e) if e.code() == Code::LeaseLost => false,

@@ -132,7 +132,7 @@ fn plain(runner: &mut Runner, places: &Places) {
     let _ = std::fs::remove_file(places.seen());
     let mut test = ctest(&build);
     test.env("KEEPQ_ERRORS_SEEN", places.seen());
-    if runner.command("C tests", 300, &mut test) {
+    if runner.command("C tests", 600, &mut test) {
         runner.function("C errors", || c_errors::check(&places.seen()));
     }
 }
@@ -147,7 +147,7 @@ fn sanitized(runner: &mut Runner, places: &Places) {
         test.env("UBSAN_OPTIONS", "print_stacktrace=1");
         // Slower, and there is less that a million would show here.
         test.env("KEEPQ_CALLS", "200000");
-        runner.command("C tests, sanitizers", 300, &mut test);
+        runner.command("C tests, sanitizers", 600, &mut test);
     }
 }
 
@@ -159,7 +159,7 @@ fn memcheck(runner: &mut Runner, places: &Places) {
     }
     let options = ["-DKEEPQ_MEMCHECK=ON".to_owned()];
     if let Some(build) = built(runner, places, "memcheck", &options) {
-        runner.command("C tests, valgrind", 900, &mut ctest(&build));
+        runner.command("C tests, valgrind", 1200, &mut ctest(&build));
     }
 }
 

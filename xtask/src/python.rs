@@ -120,7 +120,7 @@ fn test(runner: &mut Runner, name: &str, python: &Path) -> bool {
     // Not from the source tree: what was installed is what is tested.
     test.args(["-P", "-m", "pytest", "-q", "tests/python"])
         .envs(c_library(runner));
-    runner.command(&format!("{name} tests"), 600, &mut test);
+    runner.command(&format!("{name} tests"), 900, &mut test);
     true
 }
 

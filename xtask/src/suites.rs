@@ -15,9 +15,9 @@ fn cargo(args: &[&str]) -> Command {
 pub(crate) const NOT_PYTHON: [&str; 3] = ["--workspace", "--exclude", "keepq-python"];
 
 pub(crate) fn run(runner: &mut Runner) -> Result<(), String> {
-    runner.command("format", 60, &mut cargo(&["fmt", "--all", "--check"]));
+    runner.command("format", 300, &mut cargo(&["fmt", "--all", "--check"]));
     let peers = ["fmt", "--check", "--manifest-path", bench::MANIFEST];
-    runner.command("format of the peers", 60, &mut cargo(&peers));
+    runner.command("format of the peers", 300, &mut cargo(&peers));
     lints(runner);
     if rust_tests(runner) {
         switches(runner);

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -40,13 +41,16 @@ fn lines_of_real_files_survive_kills_of_senders_and_receivers() {
     let place = Arc::new(place);
     let seen = Arc::new(Mutex::new(Deliveries::default()));
     let lines = Arc::new(lines);
+    let all_sent = Arc::new(AtomicBool::new(false));
     let receivers: Vec<_> = (0..RECEIVERS)
         .map(|_| {
             let (place, seen, lines) = (place.clone(), seen.clone(), lines.clone());
-            std::thread::spawn(move || receive(&place, &seen, &lines))
+            let all_sent = all_sent.clone();
+            std::thread::spawn(move || receive(&place, &seen, &lines, &all_sent))
         })
         .collect();
     send(&place, &load, &lines);
+    all_sent.store(true, Ordering::SeqCst);
     let kills: usize = receivers
         .into_iter()
         .map(|receiver| receiver.join().unwrap())
@@ -118,11 +122,18 @@ fn send(place: &Place, load: &[&str], lines: &[Vec<u8>]) {
     );
 }
 
-/// One receiver: killed after some lines and started again, at last until nothing comes. How
-/// often it was killed.
-fn receive(place: &Place, seen: &Mutex<Deliveries>, lines: &[Vec<u8>]) -> usize {
+/// One receiver: killed after some lines and started again, at last until everything was sent and
+/// nothing comes. How often it was killed.
+fn receive(
+    place: &Place,
+    seen: &Mutex<Deliveries>,
+    lines: &[Vec<u8>],
+    all_sent: &AtomicBool,
+) -> usize {
     let mut kills = 0;
     loop {
+        // Asked before the run: the last one must find nothing although everything is there.
+        let last = all_sent.load(Ordering::SeqCst);
         let mut command = place.keepq(&["recv", "lines", "-g", "g1", "-o", "jsonl"]);
         command.args(["--wait", "5s"]).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -148,7 +159,9 @@ fn receive(place: &Place, seen: &Mutex<Deliveries>, lines: &[Vec<u8>]) -> usize 
             "a receiver failed: {code:?}"
         );
         check(&text, true, seen, lines);
-        return kills;
+        if last {
+            return kills;
+        }
     }
 }
 

@@ -32,15 +32,13 @@ pub(super) struct Life {
     pub(super) killed: bool,
 }
 
-impl Life {
-    /// Whether the ledger ends inside a call of the engine: an opening, a send, a receive or a
-    /// settlement that had begun and not returned.
-    pub(super) fn ended_inside_a_call(&self) -> bool {
-        matches!(
-            self.lines.last(),
-            Some(Line::Opening(_) | Line::Sending(..) | Line::Receiving(_) | Line::Delivered(..))
-        )
-    }
+/// Whether a ledger ends inside a call of the engine: an opening, a send, a receive or a settlement
+/// that had begun and not returned.
+pub(super) fn inside_a_call(lines: &[Line]) -> bool {
+    matches!(
+        lines.last(),
+        Some(Line::Opening(_) | Line::Sending(..) | Line::Receiving(_) | Line::Delivered(..))
+    )
 }
 
 #[derive(Default)]
@@ -188,7 +186,7 @@ mod tests {
     #[test]
     fn an_unconfirmed_send_may_go_either_way() {
         let sender = life(true, &[Line::Sending(1, 1)]);
-        assert!(sender.ended_inside_a_call());
+        assert!(inside_a_call(&sender.lines));
         let account = add_up(&[sender]);
         assert_eq!((account.sent, account.confirmed, account.lost), (1, 0, 0));
     }

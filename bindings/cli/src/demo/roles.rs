@@ -16,6 +16,8 @@ use crate::stop::Stop;
 /// An asynchronous sender would outrun consumers that keep a ledger: it rests after this many.
 const BURST: u64 = 8;
 const REST: Duration = Duration::from_millis(1);
+/// Longer than a disk may take: a send that gives up ends its process, and the demonstration.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// One message of so many is given back once instead of acknowledged.
 const NACK_EVERY: u64 = 17;
 
@@ -50,6 +52,7 @@ fn run(
         .map_err(|e| cannot_write(&e))?;
     let result = Store::options()
         .flush(args.flush.into())
+        .send_timeout(PATIENCE)
         .create(false)
         .open(args.dir.join("store"))
         .map_err(Failure::from)
@@ -189,8 +192,12 @@ fn round_of(
     }
     write(&lines)?;
     for (message, n) in back {
-        message.nack(Some(Duration::ZERO))?;
-        write(&[Line::Nacked(n, ledger::now())])?;
+        let given_back = match message.nack(Some(Duration::ZERO)) {
+            Ok(()) => Line::Nacked(n, ledger::now()),
+            Err(e) if e.code() == Code::LeaseLost => Line::LeaseLost(n, ledger::now()),
+            Err(e) => return Err(e.into()),
+        };
+        write(&[given_back])?;
     }
     Ok(count)
 }
@@ -212,7 +219,7 @@ pub(super) fn saboteur(args: &DemoRoleArgs) -> Result<i32, Failure> {
         ))?;
         let mut others = Vec::new();
         loop {
-            match group.receive(Duration::from_secs(5))? {
+            match group.receive(PATIENCE)? {
                 Some(message) if message.id() == sent.id => return Ok(message.ack()?),
                 // Kept until the end: given back now, it would be the next to come.
                 Some(message) => others.push(message),

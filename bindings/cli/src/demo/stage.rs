@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use clap::ValueEnum;
 
-use super::account::Life;
+use super::account::{Life, inside_a_call};
 use super::ledger::{self, Line};
 use crate::args::{DemoRole, FlushArg};
 use crate::exit::Failure;
@@ -37,6 +37,7 @@ pub(super) struct Stage<'a> {
     next: [u64; CAST.len()],
     /// The ledgers of those that ended, and whether they were killed.
     past: Vec<(PathBuf, bool)>,
+    kills_inside: u64,
 }
 
 impl Drop for Stage<'_> {
@@ -57,6 +58,7 @@ impl<'a> Stage<'a> {
             actors: Default::default(),
             next,
             past: Vec::new(),
+            kills_inside: 0,
         }
     }
 
@@ -66,6 +68,20 @@ impl<'a> Stage<'a> {
 
     pub(super) fn kills(&self) -> u64 {
         self.past.iter().filter(|(_, killed)| *killed).count() as u64
+    }
+
+    /// How many kills fell inside a call of the engine.
+    pub(super) fn kills_inside(&self) -> u64 {
+        self.kills_inside
+    }
+
+    /// Whether a process has written its first line, or has ended, of which its kill will tell.
+    pub(super) fn has_begun(&mut self, role: usize) -> bool {
+        let Some(actor) = &mut self.actors[role] else {
+            return true;
+        };
+        let written = std::fs::metadata(&actor.ledger).is_ok_and(|ledger| ledger.len() > 0);
+        written || !matches!(actor.child.try_wait(), Ok(None))
     }
 
     pub(super) fn start(&mut self, role: usize) -> Result<(), Failure> {
@@ -115,13 +131,11 @@ impl<'a> Stage<'a> {
             // It ended in the same moment, by itself: nothing but a failure ends it.
             return Err(ended_badly(status, &actor.ledger));
         }
-        if let Some(last) = read_if_there(&actor.ledger)?
-            .iter()
-            .rev()
-            .find_map(number_sent)
-        {
+        let lines = read_if_there(&actor.ledger)?;
+        if let Some(last) = lines.iter().rev().find_map(number_sent) {
             self.next[role] = last + 1;
         }
+        self.kills_inside += u64::from(inside_a_call(&lines));
         self.past.push((actor.ledger, true));
         Ok(())
     }

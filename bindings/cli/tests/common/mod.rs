@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// No test of this program waits longer than this for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A directory of one test, on a real disk; removed at its end unless the test failed.
 pub(crate) struct Place {
@@ -156,4 +156,24 @@ pub(crate) fn signal(child: &Child, name: &str) {
         .args([&format!("-{name}"), &child.id().to_string()])
         .status();
     assert!(sent.unwrap().success());
+}
+
+/// Waits until a child has taken the signals that were sent to it.
+pub(crate) fn taken(child: &Child) {
+    let path = format!("/proc/{}/status", child.id());
+    let until = Instant::now() + PATIENCE;
+    let is_pending = |line: &str| {
+        let mask = line
+            .strip_prefix("SigPnd:")
+            .or(line.strip_prefix("ShdPnd:"));
+        mask.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
+    };
+    while std::fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .any(is_pending)
+    {
+        assert!(Instant::now() < until, "a signal is not taken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
