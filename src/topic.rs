@@ -1,6 +1,6 @@
 //! Sending to a topic: check, lay the record out, append, wait for durability.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::attempts::Attempts;
@@ -92,7 +92,17 @@ const RUN: usize = 64;
 
 thread_local! {
     /// Where records are laid out, for every send of this thread anew.
-    static RECORDS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static RECORDS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lays records out in a buffer that is kept for the next send of this thread.
+#[inline]
+fn with_records<T>(lay_out: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut records = RECORDS.take();
+    records.clear();
+    let done = lay_out(&mut records);
+    RECORDS.set(records);
+    done
 }
 
 impl Topic {
@@ -295,8 +305,7 @@ impl Topic {
         let bytes = message.body.len() as u64;
         let mut room = RoomWait::of(message);
         let mut append = || {
-            RECORDS.with_borrow_mut(|record| {
-                record.clear();
+            with_records(|record| {
                 let sent_at_ms = self.inner.log.ctl.host.realtime_ms();
                 if !self.lay_out(record, message, numbered, sent_at_ms)? {
                     return self.append_chunked(message, numbered, deadline, stored);
@@ -330,8 +339,7 @@ impl Topic {
             return;
         }
         Keeper::start(&self.inner);
-        RECORDS.with_borrow_mut(|records| {
-            records.clear();
+        with_records(|records| {
             let mut ends = [0; RUN];
             let count = self.lay_out_run(records, messages, &mut ends);
             let ends = &ends[..count];

@@ -112,7 +112,9 @@ impl Log {
                 }
                 self.lead(&mut lead)
                     .map_err(|e| e.or_outcome(Outcome::MaybeStored))?;
-                continue;
+                if ctl.load(W_DURABLE) >= lsn {
+                    return Ok(true);
+                }
             }
             let left = deadline.saturating_sub(ctl.host.boottime_ms());
             if left == 0 {

@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Outcome, Result};
 use crate::format::segment::{file_name, prepared_name};
 use crate::shm::control::{
     G_ACTIVE, G_GROWN, G_IN_RESERVE, G_NEXT, G_NEXT_RESERVE, G_NEXT_SALT, G_NEXT_SIZE, G_OLDEST,
-    G_TAIL, R_BASE, R_LIMIT,
+    G_TAIL, R_BASE, R_LIMIT, W_DURABLE, W_PUBLISHED,
 };
 use crate::shm::member::BYTE_MAINTENANCE;
 use crate::shm::wake;
@@ -80,9 +80,11 @@ impl Log {
         match lack {
             Lack::Full => Err(full(self)),
             Lack::Ring => {
-                let durable = self.ctl.load(crate::shm::control::W_DURABLE);
-                // Any bytes that become durable make room.
-                let waited = self.wait_durable(durable + 1, deadline);
+                // Any bytes that become durable make room. If none are left to, somebody has
+                // flushed since this one looked, and there is room.
+                let durable = self.ctl.load(W_DURABLE);
+                let published = self.ctl.load(W_PUBLISHED);
+                let waited = self.wait_durable(published.min(durable + 1), deadline);
                 // The record this is for is not appended yet, whatever became of others.
                 waited
                     .map(|_| ())

@@ -52,7 +52,15 @@ pub(crate) fn dead_letter_topic(log: &Log, group: u32, deadline: u64) -> Result<
         settings: super::limits::TopicSettings::default(),
         dead_of: Some(group),
     };
-    super::topics::create(log, &wanted, deadline)
+    super::topics::create(log, &wanted, deadline).map_err(|e| match e.code() {
+        // Nothing came of what the stream was wanted for: that is not in the log, as this code says
+        // of sends and settlements.
+        Code::FlushTimeout => Error::new(
+            Code::Timeout,
+            format!("the dead-letter stream {name} was not on disk in time; try again"),
+        ),
+        _ => e,
+    })
 }
 
 /// Moves the READY message of this slot, which has no attempt left, to the dead letters.
