@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub(crate) pin_freed: parking_lot::Condvar,
     /// What is kept for whom, for statistics.
     pub(crate) pinned: pins::Cache,
-    /// How many handles of each group there are.
+    /// How many handles of each group there are. None: leaving it has failed, and is tried again.
     groups: parking_lot::Mutex<BTreeMap<u32, u32>>,
 }
 
@@ -241,15 +241,31 @@ impl Inner {
         let mut groups = self.groups.lock();
         match groups.get_mut(&group) {
             Some(handles) if *handles > 1 => *handles -= 1,
-            Some(_) => {
-                groups.remove(&group);
+            Some(handles) => {
+                *handles = 0;
                 unnamed::leave(&self.log, group)?;
+                groups.remove(&group);
             }
             None => {}
         }
         drop(groups);
         if unnamed::is_orphan(&self.log.ctl, group) {
             return unnamed::end_orphans(&self.log);
+        }
+        Ok(())
+    }
+
+    /// Leaves the groups that could not be left when their last handle was dropped. Whoever waits
+    /// for that right now is not waited for.
+    pub(crate) fn leave_rest(&self) -> Result<()> {
+        let Some(mut groups) = self.groups.try_lock() else {
+            return Ok(());
+        };
+        let none = |(&group, &handles): (&u32, &u32)| (handles == 0).then_some(group);
+        let rest: Vec<u32> = groups.iter().filter_map(none).collect();
+        for group in rest {
+            unnamed::leave(&self.log, group)?;
+            groups.remove(&group);
         }
         Ok(())
     }

@@ -164,6 +164,7 @@ fn run(keeper: &Keeper, weak: &Weak<Inner>, interval: Duration) {
                 inner.log.flush_now(ctl.patience()),
             );
         }
+        report("leaving groups", inner.leave_rest());
         look(&inner.log);
         if quiet.lasts(inner.log.tail()) {
             report("giving space back", give_back(&inner.log));

@@ -110,7 +110,10 @@ pub(crate) fn attach(env: &Env, options: &StoreOptions) -> Result<(Log, Recovery
                 if !report.created {
                     report.notes.push(why);
                 }
-                place.cold(prewrite, &mut report)?
+                place.cold(prewrite, &mut report).inspect_err(|_| {
+                    // A full disk has better use for its room.
+                    let _ = place.maps.unlink_if_there(CTL_NEW);
+                })?
             }
         }
     };

@@ -20,6 +20,21 @@ use crate::shm::undo;
 
 /// Replays the log from the best snapshot that turns out to be whole.
 pub(crate) fn replay(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found)> {
+    let (model, found) = replay_from_best(recovery, jump)?;
+    let oldest = recovery.oldest(found.last, model.oldest);
+    if found.damage.is_empty() || oldest <= found.first {
+        return Ok((model, found));
+    }
+    // It began with segments that are to be removed, and some behind them may be gone already: that
+    // is no damage. What is kept tells all.
+    let removed = recovery.leave_out_below(oldest);
+    replay_from_best(recovery, jump).or_else(|_| {
+        recovery.sources.extend(removed);
+        Ok((model, found))
+    })
+}
+
+fn replay_from_best(recovery: &mut Recovery, jump: u64) -> Result<(Model, Found)> {
     let named = recovery.starts();
     for &start in &named {
         if let Some(done) = replay_from(recovery, start, jump)? {

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::commitlog::Log;
 use crate::delivery::slot::{self, Head, Owner, State};
 use crate::delivery::{kept, producers, registry, removed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::{RepairOptions, StoreOptions};
 use crate::reports::RepairReport;
 use crate::shm::control::{
     G_FREE_SLOT, G_KEPT_BYTES, G_OUTSTANDING, G_SETTLED, G_SLOT_TOP, G_TAIL, P_CURSOR, P_DEAD,
     P_LEASED, P_READY, P_READY_HEAD, P_READY_TAIL, P_REMOVED, P_SETTLED, P_TOPIC, P_WAITING, S_DUE,
     S_HEAD, S_LINK, S_OWNER, S_SEQ, T_FIRST, T_NEXT, TICK_MS, W_DURABLE, W_PUBLISHED, W_READY,
-    W_SUM, W_UNDO_N, W_WRITTEN, WHEEL,
+    W_SUM, W_UNDO_N, W_UNNOTED, W_WRITTEN, WHEEL,
 };
 use crate::shm::{Tx, consumers, member, undo};
 use crate::sim::{SimProcess, SimWorld};
 use crate::store::Store;
-use crate::sys::{Env, RuntimeDir};
+use crate::sys::{Env, RealDisk, RealHost, RuntimeDir};
 
 mod ordered;
 
@@ -43,7 +44,9 @@ impl Store {
 
     /// One round of the keeper: what its thread does every 50 ms.
     pub fn look(&self) {
-        if self.inner().enter().is_ok() {
+        if let Ok(_call) = self.inner().enter() {
+            // What fails is tried again, as the thread does.
+            let _ = self.inner().leave_rest();
             crate::keeper::look(&self.inner().log);
         }
     }
@@ -65,6 +68,18 @@ impl Store {
         let _call = self.inner().enter()?;
         crate::keeper::maintain(&self.inner().log)?;
         crate::keeper::give_back(&self.inner().log)
+    }
+
+    /// How many acks the log had no room for so far: a power cut undoes them.
+    #[must_use]
+    pub fn unnoted_acks(&self) -> u64 {
+        self.inner().log.ctl.global(G_SETTLED)
+    }
+
+    /// Whether the disk was so full that only the reserve was left, when it was last looked at.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.inner().log.is_short()
     }
 
     /// Where the log ends: everything that returned so far lies below.
@@ -102,6 +117,13 @@ impl SimWorld {
             _ => 0,
         }
     }
+
+    /// Whether shared memory may hold acks that the log had no room for.
+    #[must_use]
+    pub fn may_have_unnoted_acks(&self) -> bool {
+        self.map_word("ctl", W_UNNOTED)
+            .is_some_and(|word| word != 0)
+    }
 }
 
 impl StoreOptions {
@@ -109,6 +131,22 @@ impl StoreOptions {
     #[must_use]
     pub fn tiny(self) -> Self {
         self.sized(16 << 10, 128)
+    }
+
+    /// Makes or opens a store in a real directory, of sizes that may be below the public limits.
+    ///
+    /// # Errors
+    /// As [`StoreOptions::open`].
+    pub fn open_sized(self, path: &Path) -> Result<Store> {
+        let failed = |e| Error::io("prepare", path, &e);
+        let disk = RealDisk::create_dir(path, 0o600).map_err(failed)?;
+        let host = RealHost::new(&disk).map_err(failed)?;
+        let env = Env {
+            disk: Arc::new(disk),
+            host: Arc::new(host),
+            runtime: None,
+        };
+        Store::open_in(&env, path, self)
     }
 
     /// Segments and a ring of this many bytes, and so many slots.

@@ -5,10 +5,13 @@
 #[path = "support/members.rs"]
 mod members;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
-use keepq::sim::{Fate, SimOptions, SimWorld, run_member};
+use keepq::sim::{CallKind, Fate, SimOptions, SimWorld, announced_site, calls_announced};
+use keepq::sim::{run_member, set_point_hook};
 use keepq::{Code, Delivery, Flush, Group, Outcome};
 use members::{Member, assert_whole, body, id_of, kill_at, open_with, options, owed};
 
@@ -424,5 +427,126 @@ fn a_message_without_an_attempt_left_holds_nobody_up() {
     }
     assert_eq!(few.stats().unwrap().dead, 3);
     assert_whole(&m.store, "buried");
+    m.leaves();
+}
+
+/// The files of a machine and what they take.
+fn files(world: &SimWorld) -> Vec<(String, usize)> {
+    let files = world.files().into_iter();
+    files.map(|(name, bytes)| (name, bytes.len())).collect()
+}
+
+#[test]
+fn an_open_without_room_is_refused_and_takes_nothing() {
+    let world = world();
+    let (m, _, _, left) = without_room(&world);
+    let mut refused = 0;
+    // Everything that was written is on the disk, but nothing proves that it was to be.
+    for room in (0..600).step_by(4) {
+        let cut = world.power_cut_with(|_| 0);
+        cut.remove("ctl");
+        cut.leave_room(Some(room << 10));
+        let mut before: Option<Vec<_>> = None;
+        let opens = (0..3).all(|_| {
+            let process = cut.process();
+            let opened = keepq::Store::open_simulated(&process, options());
+            let Err(e) = opened else { return true };
+            process.kill();
+            assert_eq!(e.code(), Code::Full, "{room} KiB: {e}");
+            assert!(e.message().contains("free"), "{room} KiB: {e}");
+            refused += 1;
+            // Who tries again and again must not fill the disk.
+            let now = files(&cut);
+            assert!(now.iter().all(|(name, _)| name != "ctl.new"), "{room} KiB");
+            if let Some(before) = &before {
+                assert_eq!(&now, before, "{room} KiB");
+            }
+            before = Some(now);
+            false
+        });
+        cut.leave_room(None);
+        let after = store(&cut);
+        let owed = owed(&cut, &after.store);
+        assert!(left.iter().all(|id| owed.contains(id)), "{room} KiB");
+        if opens {
+            assert!(refused > 60, "only {refused} were refused");
+            m.leaves();
+            return;
+        }
+    }
+    panic!("600 KiB are not enough");
+}
+
+/// Looks at power cuts right before files are removed, and now and then besides. `most` is the
+/// first number that was never sent.
+fn look_at_cuts(world: &SimWorld, most: u64) -> Rc<RefCell<u64>> {
+    let looked = Rc::new(RefCell::new(0));
+    let (count, world, mut calls) = (Rc::clone(&looked), world.clone(), calls_announced());
+    set_point_hook(Some(Box::new(move || {
+        let kinds = [CallKind::Unlink, CallKind::SyncDir];
+        let removes = announced_site().is_some_and(|site| kinds.contains(&site.kind));
+        if calls_announced() == calls || !removes && calls_announced() % 64 != 0 {
+            return;
+        }
+        calls = calls_announced();
+        let sure = [world.power_cut_with(|_| 0), world.power_cut_with(|_| 1)];
+        let drawn = (0..if removes { 3 } else { 0 }).map(|i| world.power_cut(calls * 8 + i));
+        for cut in sure.into_iter().chain(drawn) {
+            *count.borrow_mut() += 1;
+            let m = store_after(&cut);
+            let when = format!("disk call {calls}");
+            let found = m.store.recovery();
+            assert_eq!(found.damaged_bytes, 0, "{when}: {found:?}");
+            assert_whole(&m.store, &when);
+            assert!(m.store.verify().unwrap().is_ok(), "{when}");
+            // What was acked may come back, once each.
+            let owed = owed(&cut, &m.store);
+            assert!(owed.windows(2).all(|two| two[0] < two[1]), "{when}");
+            assert!(owed.iter().all(|id| *id < most), "{when}");
+        }
+    })));
+    looked
+}
+
+#[test]
+fn a_power_cut_while_room_is_made_loses_nothing() {
+    let world = world();
+    let (m, group, acked, left) = without_room(&world);
+    let end = (acked.len() + left.len()) as u64 + 1;
+    let looked = look_at_cuts(&world, end);
+    assert_eq!(take_all(&m, &group).len(), left.len());
+    for _ in 0..8 {
+        m.store.look();
+    }
+    set_point_hook(None);
+    let looked = *looked.borrow();
+    assert!(looked > 60, "only {looked} cuts");
+    m.leaves();
+}
+
+#[test]
+fn a_power_cut_while_space_is_given_back_loses_nothing() {
+    let world = SimWorld::new(SimOptions::default());
+    let m = store(&world);
+    let group = m.group("t", "g");
+    (1..=12).for_each(|id| m.send_async("t", id, 3000));
+    assert!(
+        group
+            .ack_many(receive(&group, 12))
+            .iter()
+            .all(Result::is_ok)
+    );
+    m.store.flush(None).unwrap();
+    // No header of a segment names the snapshots that are written now.
+    let looked = look_at_cuts(&world, 13);
+    m.store.rest().unwrap();
+    set_point_hook(None);
+    assert!(*looked.borrow() > 2, "{looked:?} cuts");
+    assert!(
+        world
+            .files()
+            .iter()
+            .all(|(name, _)| name != "log/00000001.0.seg")
+    );
     m.leaves();
 }

@@ -559,3 +559,38 @@ fn a_living_owner_is_never_robbed() {
 fn a_thread_does_not_take_its_own_process_for_dead() {
     never_robbed_by(Waiter::AnotherThread);
 }
+
+#[test]
+fn who_closes_while_the_lock_is_held_leaves_no_member_behind() {
+    let mut failed = 0;
+    for k in (1..).step_by(3) {
+        let world = SimWorld::new(SimOptions::default());
+        let (slow, mut other) = (open(&world), open(&world));
+        let group = slow.group("t", "g");
+        slow.send("t", 1, 100);
+        assert_eq!(other.receive("t", "g", 1), 1);
+        slow.send("t", 2, 100);
+        let closed = Rc::new(Cell::new(None));
+        let (answer, store, mut point) = (Rc::clone(&closed), other.store.clone(), 0);
+        set_point_hook(Some(Box::new(move || {
+            point += 1;
+            if point == k {
+                answer.set(Some(store.close().is_ok()));
+            }
+        })));
+        let got = group.receive(Duration::ZERO).unwrap().unwrap();
+        got.ack().unwrap();
+        set_point_hook(None);
+        let Some(closed) = closed.get() else { break };
+        failed += u64::from(!closed);
+        slow.store.look();
+        let when = format!("closed at point {k}");
+        assert_eq!(slow.store.stats().unwrap().members, 1, "{when}");
+        assert_whole(&slow.store, &when);
+        // What it held comes back.
+        world.advance(5_000);
+        let left = group.receive(Duration::ZERO).unwrap();
+        assert!(left.is_some(), "{when}");
+    }
+    assert!(failed > 5, "only {failed} closes with the lock held");
+}

@@ -25,7 +25,7 @@ mod support {
 use support::examine::{Look, examine};
 use support::judges::{Case, Judges};
 use support::oracle::Ledger;
-use support::workload::{Taste, Workload};
+use support::workload::{Counts, Taste, Workload};
 
 /// Power cuts looked at for each disk call, where there are too many for all.
 const SAMPLES: usize = 8;
@@ -35,6 +35,16 @@ const STEPS: usize = 45;
 const ALL_UP_TO: usize = 12;
 /// Every so-and-so many cases are looked at twice: recovered, cut again, recovered again.
 const TWICE: u64 = 24;
+/// Histories on a disk that is full now and then, and steps of each.
+const HISTORIES: u64 = 16;
+const LONG: usize = 160;
+/// One of so many disk calls is looked at: a call that waits for room asks the disk again and
+/// again.
+const ONE_OF: u64 = 1_000;
+/// While there are acks that the log has no room for, one of so many.
+const ONE_OF_UNNOTED: u64 = 180;
+/// So many cuts at a call.
+const FEW: usize = 4;
 
 fn machine(seed: u64, unit: usize, metadata: MetadataModel) -> SimWorld {
     SimWorld::new(SimOptions {
@@ -55,6 +65,10 @@ struct Sweep {
     last: (u64, u64),
     /// Looks only at calls after a planned fault has struck, and at so many of them.
     after_fault: Option<u64>,
+    /// Looks at one of so many calls, and at so many cuts there.
+    sparse: Option<(u64, usize)>,
+    /// How many calls it looked at.
+    looked: u64,
 }
 
 impl Sweep {
@@ -71,6 +85,10 @@ impl Sweep {
             }
             *left -= 1;
         }
+        if self.sparse.is_some_and(|(of, _)| self.rng.below(of) != 0) {
+            return;
+        }
+        self.looked += 1;
         self.ledger.borrow_mut().reach(self.world.watermark());
         let ledger = Arc::new(self.ledger.borrow().clone());
         self.cuts(&ledger, now.1);
@@ -88,7 +106,8 @@ impl Sweep {
         let seed = self.rng.next_u64();
         let mut seen = HashSet::new();
         let mut found = Vec::new();
-        self.world.each_cut(ALL_UP_TO, SAMPLES, seed, |cut| {
+        let (all, samples) = self.sparse.map_or((ALL_UP_TO, SAMPLES), |(_, n)| (n, n));
+        self.world.each_cut(all, samples, seed, |cut| {
             if seen.insert(self.judges.count(&cut)) {
                 found.push(cut);
             }
@@ -158,6 +177,8 @@ fn sweep_faulty(
         name: format!("{name}, seed {seed}, {taste:?}"),
         last: (0, 0),
         after_fault,
+        sparse: None,
+        looked: 0,
     };
     set_point_hook(Some(Box::new(move || sweep.point())));
     workload.prepare();
@@ -232,11 +253,16 @@ fn cut_at_every_call_after_a_failed_sync() {
 }
 
 /// One machine through many lives: worked on, crashed anywhere, recovered, worked on.
-fn lives(seed: u64, count: usize, tally: &mut (u64, HashSet<u64>)) -> Result<(), String> {
+fn lives(
+    seed: u64,
+    count: usize,
+    tastes: &[Taste],
+    tally: &mut (u64, HashSet<u64>),
+) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let unit = [512, 4096][rng.index(2)];
     let metadata = [MetadataModel::Unordered, MetadataModel::Ordered][rng.index(2)];
-    let taste = [Taste::Mixed, Taste::Flow, Taste::Heavy][rng.index(3)];
+    let taste = tastes[rng.index(tastes.len())];
     let mut world = machine(seed, unit, metadata);
     let mut ledger = Ledger::default();
     for life in 0..count {
@@ -280,6 +306,10 @@ fn lives(seed: u64, count: usize, tally: &mut (u64, HashSet<u64>)) -> Result<(),
                 "seed {seed}, life {life}, {died:?} at point {at}, killed only {killed}: {shown:#?}"
             ));
         }
+        if !killed {
+            // What is undone is undone.
+            ledger.all_noted();
+        }
         ledger.resolve(&outcome);
     }
     Ok(())
@@ -288,13 +318,69 @@ fn lives(seed: u64, count: usize, tally: &mut (u64, HashSet<u64>)) -> Result<(),
 #[test]
 fn many_lives_keep_every_promise_and_never_use_a_number_twice() {
     let mut tally = (0, HashSet::new());
+    let tastes = [Taste::Mixed, Taste::Flow, Taste::Heavy];
     for seed in 0..60 {
-        if let Err(wrong) = lives(seed, 4, &mut tally) {
+        if let Err(wrong) = lives(seed, 4, &tastes, &mut tally) {
             panic!("{wrong}");
         }
     }
     let (states, images) = (tally.0, tally.1.len());
     println!("many lives: {states} crash states, {images} distinct images");
+}
+
+#[test]
+fn cut_anywhere_on_a_disk_that_is_full_now_and_then() {
+    let judges = Rc::new(Judges::new());
+    let (mut counts, unnoted) = (Counts::default(), Rc::new(RefCell::new(0)));
+    for seed in 600..600 + HISTORIES {
+        let unit = [512, 4096][usize::from(seed % 2 == 0)];
+        let metadata =
+            [MetadataModel::Unordered, MetadataModel::Ordered][usize::from(seed % 4 < 2)];
+        let world = machine(seed, unit, metadata);
+        let mut workload = Workload::new(world.clone(), Ledger::default(), seed, Taste::Full);
+        let mut sweep = Sweep {
+            world: world.clone(),
+            ledger: Rc::clone(&workload.ledger),
+            judges: Rc::clone(&judges),
+            rng: Rng::new(seed ^ 0x5eed),
+            name: format!("full now and then, seed {seed}, units of {unit}, {metadata:?}"),
+            last: (0, 0),
+            after_fault: None,
+            sparse: None,
+            looked: 0,
+        };
+        workload.prepare();
+        let seen = Rc::clone(&unnoted);
+        set_point_hook(Some(Box::new(move || {
+            let is_unnoted = world.may_have_unnoted_acks();
+            let of = if is_unnoted { ONE_OF_UNNOTED } else { ONE_OF };
+            sweep.sparse = Some((of, FEW));
+            let before = sweep.looked;
+            sweep.point();
+            *seen.borrow_mut() += u64::from(is_unnoted && sweep.looked > before);
+        })));
+        workload.run(LONG);
+        set_point_hook(None);
+        let problems = workload.ledger.borrow().problems.clone();
+        assert!(problems.is_empty(), "seed {seed}: {problems:?}");
+        counts.add(workload.counts);
+    }
+    println!(
+        "{counts:?}, {} calls with acks in shared memory",
+        unnoted.borrow()
+    );
+    finish(judges, "full now and then", 300);
+}
+
+#[test]
+fn many_lives_on_a_disk_that_is_full_now_and_then() {
+    let mut tally = (0, HashSet::new());
+    for seed in 1_000..1_016 {
+        if let Err(wrong) = lives(seed, 4, &[Taste::Full], &mut tally) {
+            panic!("{wrong}");
+        }
+    }
+    println!("many lives: {} crash states", tally.0);
 }
 
 #[test]

@@ -24,7 +24,7 @@ mod ledger;
 mod roles;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use keepq::{Flush, Store};
 use roles::{GROUPS, TOPICS};
 
 const TEST: &str = "nothing_confirmed_is_lost_in_a_storm_of_kills";
+const TEST_FULL: &str = "nothing_is_lost_on_a_disk_that_is_full_now_and_then";
 const ROLES: [&str; 8] = [
     "send_sync",
     "send_async",
@@ -43,6 +44,21 @@ const ROLES: [&str; 8] = [
     "consume",
     "consume_batch",
     "flush",
+];
+
+const ROLES_FULL: [&str; 12] = [
+    "send_sync",
+    "send_async",
+    "send_mixed",
+    "numbered",
+    "consume",
+    "consume",
+    "consume_batch",
+    "flush",
+    "flush",
+    "configure",
+    "configure",
+    "configure",
 ];
 
 /// What becomes of shared memory while everybody is dead.
@@ -55,7 +71,12 @@ enum Between {
 }
 
 struct Storm {
+    /// The test whose children these are.
+    test: &'static str,
+    roles: &'static [&'static str],
     place: Place,
+    /// A file that makes the disk full while it is there.
+    full: Option<PathBuf>,
     rng: Rng,
     living: Vec<Option<Child>>,
     /// Which of all children each of the living is: events of earlier ones may come late.
@@ -77,64 +98,136 @@ fn nothing_confirmed_is_lost_in_a_storm_of_kills() {
     if let Some(role) = children::role() {
         roles::run(&role);
     }
-    let number = |name, default| {
-        let text = std::env::var(name).ok();
-        text.map_or(default, |text| text.parse().unwrap())
-    };
-    let seed = number("KEEPQ_STORM_SEED", 1);
-    let kills = number("KEEPQ_STORM_KILLS", 500);
-    let _watchdog = Watchdog::new("the storm", Duration::from_secs(240 + kills));
-    let begun = Instant::now();
-    let (sender, events) = channel();
-    let mut storm = Storm {
-        place: Place::new("storm"),
-        rng: Rng::new(seed),
-        living: Vec::new(),
-        serials: Vec::new(),
-        started: 0,
-        sender,
-        events,
-        kills: 0,
-        by_themselves: 0,
-        wiped_out: 0,
-        betweens: [0; 4],
-        spoiled: 0,
-    };
-    roles::create(&storm.place.store());
-    // However slow the machine is, it goes on until enough has happened.
-    while storm.kills < kills || storm.by_themselves <= kills / 20 || !storm.is_lively(kills) {
-        storm.populate();
-        let all_at_once = storm.kills + storm.rng.below(50) + 1;
-        while storm.kills < all_at_once {
-            storm.step();
-        }
-        storm.wipe_out();
-    }
-    eprintln!(
-        "seed {seed}: {} kills, {} at a counted point, {} times everybody ({:?} of {:?}); {:?}",
-        storm.kills,
-        storm.by_themselves,
-        storm.wiped_out,
-        storm.betweens,
-        ["kept", "unfinished", "damaged", "deleted"],
-        begun.elapsed()
+    let (seed, kills) = (
+        number("KEEPQ_STORM_SEED", 1),
+        number("KEEPQ_STORM_KILLS", 500),
     );
-    storm.drain();
-    let counts = ledger::check(&storm.place.file("ledger"));
-    eprintln!("{counts:?}; {:?}", begun.elapsed());
+    let mut storm = Storm::new(TEST, &ROLES, seed, None);
+    let counts = storm.rage(seed, kills);
+    assert!(
+        counts.confirmed > kills && counts.acked > kills,
+        "too little happened"
+    );
+}
+
+#[test]
+fn nothing_is_lost_on_a_disk_that_is_full_now_and_then() {
+    if let Some(role) = children::role() {
+        roles::run(&role);
+    }
+    let (seed, kills) = (
+        number("KEEPQ_STORM_SEED", 1),
+        number("KEEPQ_STORM_KILLS", 500) / 5,
+    );
+    let mark = Place::new("storm-full");
+    let mut storm = Storm::new(TEST_FULL, &ROLES_FULL, seed, Some(mark.file("full")));
+    let counts = storm.rage(seed, kills);
+    assert!(
+        counts.confirmed > kills && counts.acked > kills,
+        "too little happened"
+    );
+    assert!(
+        counts.refused > 0 && counts.went_on > 0 && counts.left_out > 0,
+        "the disk was never full, or never beyond the reserve"
+    );
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.map_or(default, |text| text.parse().unwrap())
 }
 
 impl Storm {
+    fn new(
+        test: &'static str,
+        roles: &'static [&'static str],
+        seed: u64,
+        full: Option<PathBuf>,
+    ) -> Self {
+        let (sender, events) = channel();
+        Self {
+            test,
+            roles,
+            place: Place::new(if full.is_some() {
+                "storm-of-full"
+            } else {
+                "storm"
+            }),
+            full,
+            rng: Rng::new(seed),
+            living: Vec::new(),
+            serials: Vec::new(),
+            started: 0,
+            sender,
+            events,
+            kills: 0,
+            by_themselves: 0,
+            wiped_out: 0,
+            betweens: [0; 4],
+            spoiled: 0,
+        }
+    }
+
+    /// Kills so many, drains the store and checks the ledger.
+    fn rage(&mut self, seed: u64, kills: u64) -> ledger::Counts {
+        let _watchdog = Watchdog::new("the storm", Duration::from_secs(240 + kills));
+        let begun = Instant::now();
+        roles::create(&self.place.store(), self.full.is_some());
+        // However slow the machine is, it goes on until enough has happened.
+        while self.kills < kills || self.by_themselves <= kills / 20 || !self.is_lively(kills) {
+            self.populate();
+            let most = if self.full.is_some() { 20 } else { 50 };
+            let all_at_once = self.kills + self.rng.below(most) + 1;
+            while self.kills < all_at_once {
+                self.take_or_give_room();
+                self.step();
+            }
+            self.wipe_out();
+        }
+        eprintln!(
+            "seed {seed}: {} kills, {} at a counted point, {} times everybody ({:?} of {:?}); {:?}",
+            self.kills,
+            self.by_themselves,
+            self.wiped_out,
+            self.betweens,
+            ["kept", "unfinished", "damaged", "deleted"],
+            begun.elapsed()
+        );
+        self.give_room();
+        self.drain();
+        let counts = ledger::check(&self.place.file("ledger"));
+        eprintln!("{counts:?}; {:?}", begun.elapsed());
+        counts
+    }
+
+    /// Others fill the disk, or give room back.
+    fn take_or_give_room(&mut self) {
+        let Some(mark) = &self.full else { return };
+        match self.rng.below(6) {
+            0 => self.give_room(),
+            1..=3 => std::fs::write(mark, "").unwrap(),
+            _ => {}
+        }
+    }
+
+    fn give_room(&self) {
+        if let Some(mark) = &self.full {
+            let _ = std::fs::remove_file(mark);
+        }
+    }
+
     /// Starts two to six processes, one consumer and one sender among them at least.
     fn populate(&mut self) {
-        let many = 2 + self.rng.index(5);
+        let least = if self.full.is_some() { 5 } else { 2 };
+        let many = least + self.rng.index(5);
         self.living = (0..many).map(|_| None).collect();
         self.serials = vec![0; many];
         for i in 0..many {
             let role = match i {
-                0 => ROLES[self.rng.index(3)],
-                1 => ROLES[4 + self.rng.index(3)],
-                _ => ROLES[self.rng.index(ROLES.len())],
+                0 => self.roles[self.rng.index(3)],
+                1 => self.roles[4 + self.rng.index(3)],
+                2 | 3 if self.full.is_some() => ["configure", "flush"][i - 2],
+                _ => self.roles[self.rng.index(self.roles.len())],
             };
             self.spawn(i, role);
         }
@@ -148,6 +241,8 @@ impl Storm {
         } else {
             0
         };
+        let full = self.full.as_deref().map(Path::display);
+        let full = full.map_or_else(String::new, |full| full.to_string());
         let vars = [
             ("SEED", self.rng.next_u64().to_string()),
             ("POINTS", points.to_string()),
@@ -155,9 +250,10 @@ impl Storm {
             ("PRODUCER", index.to_string()),
             ("STORE", self.place.store().display().to_string()),
             ("LEDGER", self.place.file("ledger").display().to_string()),
+            ("FULL", full),
         ];
         let start = Start {
-            test: TEST,
+            test: self.test,
             role,
             vars: &vars,
             through: &[],
@@ -174,8 +270,11 @@ impl Storm {
 
     /// Whether more was confirmed and more acked than killed so far.
     fn is_lively(&self, kills: u64) -> bool {
-        let [confirmed, acked] = ledger::count(&self.place.file("ledger"), ["C ", "A "]);
-        confirmed > kills && acked > kills
+        let lines = ["C ", "A ", "R ", "U "];
+        let [confirmed, acked, refused, left_out] =
+            ledger::count(&self.place.file("ledger"), lines);
+        let full = self.full.is_none() || refused > kills && left_out > 0;
+        confirmed > kills && acked > kills && full
     }
 
     /// Waits a random time for somebody to die by himself; if none does, kills one.
@@ -189,7 +288,7 @@ impl Storm {
                 let index = self.index_of(serial);
                 if let Some(index) = index.filter(|&index| self.reap(index)) {
                     self.by_themselves += 1;
-                    let role = ROLES[self.rng.index(ROLES.len())];
+                    let role = self.roles[self.rng.index(self.roles.len())];
                     self.spawn(index, role);
                 }
             }
@@ -197,7 +296,7 @@ impl Storm {
             Err(RecvTimeoutError::Timeout) => {
                 let index = self.rng.index(self.living.len());
                 self.kill(index);
-                let role = ROLES[self.rng.index(ROLES.len())];
+                let role = self.roles[self.rng.index(self.roles.len())];
                 self.spawn(index, role);
             }
             Err(RecvTimeoutError::Disconnected) => panic!("the channel is ours"),
@@ -238,7 +337,7 @@ impl Storm {
         self.reap(index);
         for other in 0..self.living.len() {
             if self.living[other].is_none() && other != index {
-                let role = ROLES[self.rng.index(ROLES.len())];
+                let role = self.roles[self.rng.index(self.roles.len())];
                 self.spawn(other, role);
             }
         }
@@ -264,6 +363,13 @@ impl Storm {
             _ => Between::FlushAndDelete,
         };
         self.betweens[between as usize] += 1;
+        if between == Between::FlushAndDelete || self.rng.below(2) == 0 {
+            self.give_room();
+        }
+        let spoils = matches!(between, Between::Unfinish | Between::Damage);
+        if whole && spoils && self.full.is_some() {
+            ledger::Ledger::open(&self.place.file("ledger")).spoiled();
+        }
         if whole && between != Between::Keep {
             self.spoiled = word(&ctl, roles::W_INCARNATION);
         }
@@ -343,6 +449,7 @@ impl Storm {
         }
         let report = store.verify().unwrap();
         assert!(report.is_ok(), "{report:?}");
+        assert!(store.flush(Some(children::PATIENCE)).unwrap());
         store.close().unwrap();
         for delete in [false, true] {
             if delete {

@@ -4,6 +4,8 @@
 //! RECLAIM in the log announces, durably, what is about to be removed, and a snapshot repeats it.
 //! So whatever is not there from that number on was taken away by somebody else, and is damage.
 
+use std::collections::BTreeMap;
+
 use super::Log;
 use super::recover::{Damage, Recovery};
 use super::scan::Source;
@@ -29,8 +31,18 @@ impl Recovery {
             .fold(told, u64::max)
     }
 
+    /// Leaves out the segments below this one; returns them.
+    pub(crate) fn leave_out_below(&mut self, oldest: u64) -> BTreeMap<u64, Source> {
+        let kept = self.sources.split_off(&oldest);
+        std::mem::replace(&mut self.sources, kept)
+    }
+
     /// What is missing from the segment `oldest` on, up to the segment `end`, which is there.
     pub(crate) fn holes(&mut self, oldest: u64, end: u64) -> Result<Vec<Hole>> {
+        if end < oldest {
+            // It is to be removed itself: nothing below it has to be there.
+            return Ok(Vec::new());
+        }
         let there: Vec<u64> = self.sources.range(oldest..=end).map(|(n, _)| *n).collect();
         let mut holes = Vec::new();
         let (mut before, mut expected) = (0, oldest);

@@ -226,6 +226,7 @@ impl Log {
     fn prepare_file(&self, path: &str, size: u64, prewrite: bool) -> Result<()> {
         self.dir.unlink_if_there(path)?;
         let handle = self.dir.open(path, Open::Create)?;
+        let size = if broken!(SpaceNotAllocated) { 0 } else { size };
         handle.allocate(size)?;
         if prewrite {
             let zeros = vec![0; 1 << 20];

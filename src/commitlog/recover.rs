@@ -512,6 +512,7 @@ impl Recovery {
             segment: &segment,
             from,
             bytes: &bytes,
+            goes_on: false,
         };
         let header = SegmentHeader {
             file: 0,

@@ -63,6 +63,7 @@ impl Log {
                 segment: &segment,
                 from,
                 bytes: &bytes,
+                goes_on: true,
             };
             let header = self.original_header(&whole)?;
             let file = self.write_continuation(&whole, &header)?;
@@ -107,18 +108,42 @@ impl Log {
             created_ms: self.ctl.host.realtime_ms(),
             ..*original
         };
-        // Room for the rest of the segment; where that fails, later writes tell.
-        let _ = handle.allocate(header.size);
-        let skip = usize::try_from(records_from - c.from)
-            .unwrap_or(0)
-            .min(c.bytes.len());
-        handle.write_all_at(&c.bytes[skip..], records_from - seg.base)?;
-        handle.write_all_at(&header.encode(), 0)?;
-        handle.sync()?;
+        let filled = self.fill_continuation(c, &header, &handle);
+        if filled.is_err() {
+            // It does not count yet, and a full disk has better use for its room.
+            let _ = self
+                .dir
+                .unlink_if_there(&Self::path(&file_name(number, file)));
+        }
+        filled?;
         self.dir.sync_dir(LOG_DIR)?;
         handle.write_all_at(&encode_adopted(&header), ADOPTED_AT as u64)?;
         handle.sync()?;
         Ok(file)
+    }
+
+    /// Writes and syncs everything of a continuation file but its adoption.
+    fn fill_continuation(
+        &self,
+        c: &Continuation<'_>,
+        header: &SegmentHeader,
+        handle: &Handle,
+    ) -> Result<()> {
+        let base = c.segment.base;
+        let skip = usize::try_from(header.continues_at - c.from)
+            .unwrap_or(0)
+            .min(c.bytes.len());
+        let bytes = &c.bytes[skip..];
+        let at = header.continues_at - base;
+        // Room for the rest of the segment, if more is to come; where that fails, later writes
+        // tell. What is there already has its room before it is written: a file that ends within
+        // its header would look damaged.
+        if !c.goes_on || handle.allocate(header.size).is_err() {
+            handle.allocate(at + bytes.len() as u64)?;
+        }
+        handle.write_all_at(bytes, at)?;
+        handle.write_all_at(&header.encode(), 0)?;
+        handle.sync()
     }
 
     /// A file under the next free number of the segment: never one that was used.
@@ -170,4 +195,6 @@ pub(crate) struct Continuation<'a> {
     pub(crate) from: u64,
     /// The log's bytes from there.
     pub(crate) bytes: &'a [u8],
+    /// Whether more will be appended to the segment.
+    pub(crate) goes_on: bool,
 }

@@ -88,12 +88,14 @@ pub(crate) fn join(ctl: &Ctl, release: Release<'_>) -> Result<u32> {
 pub(crate) fn leave(ctl: &Ctl) -> Result<()> {
     let slot = ctl.me();
     clear_pins(ctl, slot);
-    let mut tx = ctl.begin(ctl.patience())?;
-    consumers::end(&mut tx, slot);
-    tx.set(ctl.layout.member(slot, M_STATE), 0);
-    tx.commit();
+    let left = ctl.begin(ctl.patience()).map(|mut tx| {
+        consumers::end(&mut tx, slot);
+        tx.set(ctl.layout.member(slot, M_STATE), 0);
+        tx.commit();
+    });
+    // Where that failed, the next who looks cleans up after this member as after one that died.
     ctl.host.unlock_byte(byte(slot));
-    Ok(())
+    left
 }
 
 /// Releases the leases of one generation of a member: given by the delivery layer above.

@@ -164,6 +164,11 @@ breaks! {
     CoalescedNotedTooEarly = "coalesced_noted_too_early",
     /// A snapshot counts as whole though a piece of it is missing.
     MissingPieceIgnored = "missing_piece_ignored",
+    /// A flush says nothing of acks that the log has no room for.
+    FlushLeavesAcksOut = "flush_leaves_acks_out",
+    /// Room for a segment is not reserved before it is used: that the disk is full shows when what
+    /// was sent is written.
+    SpaceNotAllocated = "space_not_allocated",
     /// Sends go on before there is a reserve again.
     ReserveNotReplaced = "reserve_not_replaced",
     /// A send with the next number takes one that another thread was faster to take.

@@ -94,6 +94,19 @@ impl SimWorld {
         true
     }
 
+    /// Others use all of the disk but so many bytes, or give everything back: the disk has no end
+    /// then.
+    pub fn leave_room(&self, bytes: Option<u64>) {
+        let mut state = self.lock();
+        state.options.capacity = bytes.map(|bytes| state.used_units() * state.unit() + bytes);
+    }
+
+    /// Whether the disk has an end.
+    #[must_use]
+    pub fn has_an_end(&self) -> bool {
+        self.lock().options.capacity.is_some()
+    }
+
     /// Makes the kernel forget its clean pages, so that what a failed sync left in memory only is
     /// gone for readers too.
     pub fn drop_caches(&self) {

@@ -350,19 +350,26 @@ impl State {
         let Some(capacity) = self.options.capacity else {
             return u64::MAX;
         };
-        let unit = self.options.unit as u64;
-        let used: u64 = self
-            .inodes
+        (capacity / self.unit()).saturating_sub(self.used_units())
+    }
+
+    /// Bytes of a unit.
+    pub(super) fn unit(&self) -> u64 {
+        self.options.unit as u64
+    }
+
+    /// Units that files take.
+    pub(super) fn used_units(&self) -> u64 {
+        self.inodes
             .values()
             .filter(|inode| inode.links > 0 || inode.open > 0)
             .fold(0, |used, inode| {
                 used + match &inode.body {
                     Body::File(content) => content.allocated(),
-                    Body::Map(map) => (map.arena.len() as u64).div_ceil(unit),
+                    Body::Map(map) => (map.arena.len() as u64).div_ceil(self.unit()),
                     Body::Dir => 0,
                 }
-            });
-        (capacity / unit).saturating_sub(used)
+            })
     }
 
     pub(super) fn stat(&self, ino: u64) -> io::Result<Stat> {

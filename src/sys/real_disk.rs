@@ -205,6 +205,8 @@ impl File for RealFile {
                 .ok()
                 .and_then(|len| offset.checked_add(len)),
         )?;
+        #[cfg(feature = "sim")]
+        crate::sim::check_room(&self.fd, offset + bytes.len() as u64)?;
         Ok(retry_on_intr(|| {
             rustix::io::pwrite(&self.fd, bytes, offset)
         })?)
@@ -225,6 +227,8 @@ impl File for RealFile {
         if len == 0 {
             return Ok(());
         }
+        #[cfg(feature = "sim")]
+        crate::sim::check_room(&self.fd, len)?;
         match retry_on_intr(|| rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), 0, len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let now = rustix::fs::fstat(&self.fd)?.st_size;

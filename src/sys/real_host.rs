@@ -264,6 +264,8 @@ fn map_whole(mark: &Arc<ForkMark>, fd: &OwnedFd, len: u64) -> io::Result<Arena> 
 /// can raise SIGBUS later for lack of space.
 fn fill_with_zeros(fd: &OwnedFd, len: u64) -> io::Result<()> {
     check_size(Some(len))?;
+    #[cfg(feature = "sim")]
+    crate::sim::check_room(fd, len)?;
     refuse_copy_on_write(fd);
     let zeros = vec![0; 256 * 1024];
     let mut at = 0;

@@ -535,3 +535,40 @@ fn a_full_disk_takes_the_end_of_one_and_gets_room_by_it() {
     });
     assert!(sent.is_some());
 }
+
+#[test]
+fn one_that_could_not_be_left_ends_when_the_lock_is_free_again() {
+    let mut stuck = 0;
+    for k in 1.. {
+        let world = SimWorld::new(SimOptions::default());
+        let (slow, other) = (open(&world), open(&world));
+        let group = slow.group("t", "g");
+        slow.send("t", 1, 100);
+        // At its k-th point the slow one stands still, for as long as the other has patience.
+        let mut handle = Some(unnamed(&other));
+        let dropped = Rc::new(RefCell::new(false));
+        let (noted, mut point) = (Rc::clone(&dropped), 0);
+        set_point_hook(Some(Box::new(move || {
+            point += 1;
+            if point == k {
+                drop(handle.take());
+                *noted.borrow_mut() = true;
+            }
+        })));
+        group
+            .receive(Duration::ZERO)
+            .unwrap()
+            .unwrap()
+            .ack()
+            .unwrap();
+        set_point_hook(None);
+        if !*dropped.borrow() {
+            break;
+        }
+        stuck += count(&slow);
+        other.store.look();
+        assert_eq!(count(&slow), 0, "stopped at point {k}");
+        assert_whole(&slow.store, &format!("stopped at point {k}"));
+    }
+    assert!(stuck > 3, "only {stuck} stops with the lock held");
+}

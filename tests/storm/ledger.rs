@@ -6,6 +6,13 @@
 //! D topic group seq id number attempt ctl     delivered; `ctl` names the life of shared memory
 //! A topic group seq                           the ack returned
 //! ```
+//! On a disk that is full now and then besides:
+//! ```text
+//! R topic number                              the send was refused, not stored
+//! Y topic group seq                           the ack that was to be durable returned
+//! G number, F number, U number                about to flush; it returned; it left acks out
+//! X                                           shared memory is spoiled, with what it alone knows
+//! ```
 //! All lines have one length that divides a page: a kill may cut a write off where the kernel goes
 //! from one page of a file to the next, and nowhere else.
 
@@ -70,6 +77,24 @@ impl Ledger {
     pub fn acked_seq(&self, topic: &str, group: &str, seq: u64) {
         self.line(&format!("A {topic} {group} {seq}"));
     }
+
+    pub fn acked_durably(&self, group: &str, delivery: &Delivery) {
+        let (topic, seq) = (delivery.topic(), delivery.seq());
+        self.line(&format!("Y {topic} {group} {seq}"));
+    }
+
+    pub fn refused(&self, topic: &str, number: u64) {
+        self.line(&format!("R {topic} {number}"));
+    }
+
+    /// What a flush did, by a number of its own: `G`, `F` or `U`.
+    pub fn flush(&self, what: char, number: u64) {
+        self.line(&format!("{what} {number}"));
+    }
+
+    pub fn spoiled(&self) {
+        self.line("X");
+    }
 }
 
 /// How much happened.
@@ -80,6 +105,12 @@ pub struct Counts {
     pub deliveries: u64,
     pub acked: u64,
     pub redeliveries: u64,
+    /// Sends that were refused, and those of a process that were confirmed after one of its own.
+    pub refused: u64,
+    pub went_on: u64,
+    /// Flushes that left acks out, and acks that went with shared memory.
+    pub left_out: u64,
+    pub undone: u64,
 }
 
 #[derive(Default)]
@@ -93,6 +124,12 @@ struct Checked<'a> {
     seq_of: HashMap<u64, u64>,
     delivered: HashSet<(&'a str, u64)>,
     acked: HashSet<(&'a str, &'a str, u64)>,
+    /// Acks in order, which of them a flush has made durable, and where each flush began.
+    acks: Vec<(&'a str, &'a str, u64)>,
+    flushed: usize,
+    flushes: HashMap<u64, usize>,
+    refused: HashSet<u64>,
+    refused_ones: HashSet<u64>,
     attempts: BTreeMap<(&'a str, &'a str, u64), (&'a str, u64)>,
 }
 
@@ -136,6 +173,7 @@ impl<'a> Checked<'a> {
             ["C", topic, number, seq, id] => {
                 let number = number.parse().ok()?;
                 self.counts.confirmed += 1;
+                self.counts.went_on += u64::from(self.refused_ones.contains(&(number >> 32)));
                 self.confirmed.push((topic, number));
                 self.place(topic, seq.parse().ok()?, number, id);
             }
@@ -144,7 +182,7 @@ impl<'a> Checked<'a> {
                 self.place(topic, seq, number, id);
                 self.delivery((topic, group, seq), number, (life, attempt.parse().ok()?));
             }
-            ["A", topic, group, seq] => {
+            ["A" | "Y", topic, group, seq] => {
                 let key = (topic, group, seq.parse().ok()?);
                 self.counts.acked += 1;
                 assert!(
@@ -152,6 +190,37 @@ impl<'a> Checked<'a> {
                     "acked, never delivered: {key:?}"
                 );
                 assert!(self.acked.insert(key), "acked twice: {key:?}");
+                if fields[0] == "A" {
+                    self.acks.push(key);
+                }
+            }
+            _ => return self.take_of_full_disk(fields),
+        }
+        Some(())
+    }
+
+    fn take_of_full_disk(&mut self, fields: &[&'a str]) -> Option<()> {
+        match *fields {
+            ["R", _, number] => {
+                let number = number.parse().ok()?;
+                self.counts.refused += 1;
+                self.refused.insert(number);
+                self.refused_ones.insert(number >> 32);
+            }
+            ["G", flush] => {
+                self.flushes.insert(flush.parse().ok()?, self.acks.len());
+            }
+            ["F", flush] => {
+                let begun = self.flushes.get(&flush.parse().ok()?)?;
+                self.flushed = self.flushed.max(*begun);
+            }
+            ["U", _] => self.counts.left_out += 1,
+            ["X"] => {
+                // Acks that no flush has passed may be undone.
+                for key in self.acks.drain(self.flushed..) {
+                    self.acked.remove(&key);
+                    self.counts.undone += 1;
+                }
             }
             _ => return None,
         }
@@ -173,6 +242,10 @@ impl<'a> Checked<'a> {
         (life, attempt): (&'a str, u64),
     ) {
         self.counts.deliveries += 1;
+        assert!(
+            !self.refused.contains(&number),
+            "message {number} was refused and is delivered"
+        );
         assert_eq!(
             self.sent.get(&number),
             Some(&key.0),

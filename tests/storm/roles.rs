@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keepq::sim::{Rng, set_point_hook};
-use keepq::{Backoff, Code, Delivery, Flush, Group, Store};
+use keepq::sim::{Rng, full_while_there_is, is_full, set_point_hook};
+use keepq::{Backoff, Code, Delivery, Flush, Group, Outcome, Store};
 
 use crate::children::{self, PATIENCE};
 use crate::ledger::Ledger;
@@ -23,12 +23,22 @@ pub const W_READY: usize = 24;
 pub const W_INCARNATION: usize = 64;
 pub const W_RING_AT: usize = 72;
 
-/// Makes the store with its topics and groups.
-pub fn create(path: &Path) {
+/// A topic and a group that nobody uses.
+pub const ASIDE: (&str, &str) = ("aside", "settings");
+
+/// Makes the store with its topics and groups. One whose disk becomes full is small.
+pub fn create(path: &Path, full: bool) {
     for (topic, flush) in TOPICS.iter().zip([Flush::Sync, Flush::Async]) {
-        let options = Store::options().flush(flush).ring_size(1 << 20);
-        let options = options.segment_size(16 << 20).slots(4096);
-        let store = options.open(path).unwrap();
+        let options = Store::options().flush(flush);
+        let store = if full {
+            options.sized(256 << 10, 256).open_sized(path).unwrap()
+        } else {
+            let options = options.ring_size(1 << 20).slots(4096);
+            options.segment_size(16 << 20).open(path).unwrap()
+        };
+        if full {
+            store.group(ASIDE.0, ASIDE.1).open().unwrap();
+        }
         for name in GROUPS {
             group(&store, topic, name);
         }
@@ -86,11 +96,21 @@ pub fn run(role: &str) -> ! {
     die_at_point(children::number("POINTS"));
     let rng = Rng::new(children::number("SEED"));
     let ledger = Ledger::open(Path::new(&children::arg("LEDGER")));
-    let options = Store::options().send_timeout(PATIENCE).create(false);
-    let store = options.open(children::arg("STORE")).unwrap();
+    let mark = children::arg("FULL");
+    let full = !mark.is_empty();
+    if full {
+        full_while_there_is(mark.into());
+    }
+    let store = open(Path::new(&children::arg("STORE")), full);
     note_recovery(Path::new(&children::arg("LEDGER")), &store);
-    let worker = Worker { rng, ledger, store };
+    let worker = Worker {
+        rng,
+        ledger,
+        store,
+        full,
+    };
     match role {
+        "configure" => worker.configure(),
         "send_sync" => worker.send(&[Flush::Sync]),
         "send_async" => worker.send(&[Flush::Async]),
         "send_mixed" => worker.send(&[Flush::Sync, Flush::Async]),
@@ -103,6 +123,25 @@ pub fn run(role: &str) -> ! {
     // Whoever has done his part waits for the end he is here for.
     children::listen();
     std::process::exit(3)
+}
+
+/// Opens the store; where it must be rebuilt on a full disk, as soon as there is room.
+fn open(path: &Path, full: bool) -> Store {
+    loop {
+        let mut options = Store::options().send_timeout(PATIENCE).create(false);
+        if full {
+            options = options.send_retries(0);
+        }
+        match options.open(path) {
+            Err(e) if e.code() == Code::Full && is_full() => pause(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+/// Nothing tells when the disk has room again.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// Writes down what opening the store found, to be read when something failed.
@@ -141,6 +180,8 @@ struct Worker {
     rng: Rng,
     ledger: Ledger,
     store: Store,
+    /// The disk may be full.
+    full: bool,
 }
 
 impl Worker {
@@ -155,7 +196,12 @@ impl Worker {
             let flush = flushes[self.rng.index(flushes.len())];
             let body = body(number, len_of(number));
             self.ledger.sending(topic.name(), number);
-            let sent = topic.message(&body).flush(flush).send().unwrap();
+            let sent = topic.message(&body).flush(flush).send();
+            let Some(sent) = self.unless_full(sent) else {
+                self.ledger.refused(topic.name(), number);
+                pause();
+                continue;
+            };
             assert_eq!(sent.durable, flush == Flush::Sync);
             self.ledger.confirmed(topic.name(), number, &sent);
         }
@@ -164,7 +210,12 @@ impl Worker {
     /// Sends everything again that its name has sent before, as a program that starts over does.
     fn send_numbered(self) {
         let name = format!("producer-{}", children::arg("PRODUCER"));
-        let producer = self.store.producer(&name).unwrap();
+        let producer = loop {
+            if let Some(producer) = self.unless_full(self.store.producer(&name)) {
+                break producer;
+            }
+            pause();
+        };
         let first = (1 << 62) + (children::number("PRODUCER") << 32);
         let next = producer.next_seq().unwrap();
         let topic = self.store.topic(TOPICS[1]).unwrap();
@@ -176,7 +227,13 @@ impl Worker {
                 ..keepq::OutMessage::default()
             };
             self.ledger.sending(topic.name(), first + seq);
-            let sent = producer.send(&topic, Some(seq), &message).unwrap();
+            let sent = loop {
+                let sent = producer.send(&topic, Some(seq), &message);
+                if let Some(sent) = self.unless_full(sent) {
+                    break sent;
+                }
+                pause();
+            };
             assert_eq!(
                 sent.duplicate,
                 seq < next,
@@ -240,6 +297,7 @@ impl Worker {
                     }
                 }
             }
+            5 if self.full => self.settle_durably(name, &got),
             _ => {
                 for delivery in &got {
                     if allow_lost(delivery.ack()) {
@@ -250,11 +308,77 @@ impl Worker {
         }
     }
 
-    fn flush(self) {
+    fn flush(mut self) {
         loop {
-            assert!(self.store.flush(Some(PATIENCE)).unwrap());
+            let number = self.rng.next_u64();
+            self.ledger.flush('G', number);
+            match self.unless_full(self.store.flush(Some(PATIENCE))) {
+                Some(flushed) => {
+                    assert!(flushed);
+                    self.ledger.flush('F', number);
+                }
+                None => {
+                    self.ledger.flush('U', number);
+                    pause();
+                }
+            }
             let stats = self.store.stats().unwrap();
             assert!(stats.durable <= stats.tail, "{stats:?}");
+        }
+    }
+}
+
+impl Worker {
+    /// What a call gave, or nothing if the disk has no room for it.
+    fn unless_full<T>(&self, result: keepq::Result<T>) -> Option<T> {
+        match result {
+            Err(e) if self.full && e.code() == Code::Full => {
+                assert!(
+                    e.outcome().is_none_or(|o| o == Outcome::NotStored),
+                    "in doubt: {e}"
+                );
+                None
+            }
+            result => Some(result.unwrap()),
+        }
+    }
+
+    /// Acks that are durable when they return, where there is room for them.
+    fn settle_durably(&self, name: &str, got: &[Delivery]) {
+        for delivery in got {
+            match delivery.ack_with(Flush::Sync) {
+                Err(e) if e.code() == Code::Full => {
+                    // It still stands, and does not want for room.
+                    if allow_lost(delivery.ack()) {
+                        self.ledger.acked(name, delivery);
+                    }
+                }
+                result => {
+                    if allow_lost(result) {
+                        self.ledger.acked_durably(name, delivery);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Changes options that nobody uses: each change is a record of 4 KiB from what is kept for
+    /// settlements.
+    fn configure(mut self) {
+        let group = loop {
+            let opened = self.store.group(ASIDE.0, ASIDE.1).create(false).open();
+            if let Some(group) = self.unless_full(opened) {
+                break group;
+            }
+            pause();
+        };
+        loop {
+            let first = self.rng.below(1 << 20);
+            let tags = (0..16).map(|i| format!("{:0>240}", first + i));
+            let changed = group.configure().tags(tags).apply();
+            if self.unless_full(changed).is_none() || !is_full() {
+                pause();
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keepq::sim::{Rng, SimProcess, SimWorld, set_point_hook};
-use keepq::{Flush, Group, OutMessage, Store, StoreOptions};
+use keepq::{Code, Flush, Group, OutMessage, Store, StoreOptions};
 
 use super::oracle::{
     CHOOSY, Found, GROUPS, Ledger, ORDERED, Outcome, TOPICS, WANTED, body, in_one_lane, number_of,
@@ -52,14 +52,8 @@ pub struct Look {
 /// Opens the store, takes everything out and says what there was. `ledger` judges what a power cut
 /// within the recovery leaves, also where only processes had died before.
 pub fn examine(world: &SimWorld, ledger: &Ledger, look: Look) -> Outcome {
-    let process = world.process();
     let mut outcome = Outcome::default();
-    let opened = if look.twice {
-        open_with_cuts(world, &process, ledger, look.seed, &mut outcome)
-    } else {
-        Store::open_simulated(&process, options(Flush::Sync))
-    };
-    let store = match opened {
+    let store = match open_somehow(world, ledger, look, &mut outcome) {
         Ok(store) => store,
         Err(e) => {
             let files = world.files();
@@ -100,6 +94,38 @@ pub fn examine(world: &SimWorld, ledger: &Ledger, look: Look) -> Outcome {
         }
     }
     outcome
+}
+
+/// Opens the store. On a disk that has an end every other time without room first, which may be
+/// refused and must lose nothing; then others give room.
+fn open_somehow(
+    world: &SimWorld,
+    ledger: &Ledger,
+    look: Look,
+    outcome: &mut Outcome,
+) -> keepq::Result<Store> {
+    let mut open = || {
+        let process = world.process();
+        let opened = if look.twice {
+            open_with_cuts(world, &process, ledger, look.seed, outcome)
+        } else {
+            Store::open_simulated(&process, options(Flush::Sync))
+        };
+        // The dead hold no lock.
+        opened.inspect_err(|_| process.kill())
+    };
+    let first = (world.has_an_end() && look.seed % 2 == 0).then(&mut open);
+    world.leave_room(None);
+    let store = match first {
+        Some(Err(e)) if e.code() != Code::Full || !e.message().contains("free") => return Err(e),
+        Some(Ok(store)) => store,
+        Some(Err(_)) | None => open()?,
+    };
+    if store.is_short() {
+        // There is no keeper that would notice that there is room.
+        store.look();
+    }
+    Ok(store)
 }
 
 /// Opens the store, and at each disk call on the way looks at what a power cut there would leave.
@@ -143,6 +169,8 @@ fn drain(store: &Store, world: &SimWorld, outcome: &mut Outcome) -> keepq::Resul
         let group = open_group(store, number)?;
         outcome.live[number] = drain_group(&group, number, world, &mut outcome.problems)?;
     }
+    // A dead letter of a sync topic comes when it is durable, and there is no keeper.
+    store.flush(None)?;
     for number in 0..GROUPS.len() {
         let stream = dead_letters(number);
         if store.existing_topic(&stream).is_ok() {

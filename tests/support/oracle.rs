@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod again;
+
 pub use super::shape::{
     CHOOSY, GROUPS, ORDERED, TOPICS, WANTED, in_one_lane, order_key_of, tag_of, wants,
 };
@@ -59,6 +61,8 @@ pub struct Settle {
     pub end: u64,
     pub returned: bool,
     pub durable: bool,
+    /// The log had no room for it: it is in shared memory until a flush says otherwise.
+    pub unnoted: bool,
     order: usize,
 }
 
@@ -71,6 +75,8 @@ pub struct Ledger {
     pub mortal: BTreeSet<(usize, usize)>,
     /// A group of which a receive has not returned: any message may just have its last attempt.
     pub receiving: Option<usize>,
+    /// On a full disk attempts are not noted: what an examination gave up may have some left.
+    pub forgets_attempts: bool,
     /// Who was ever seen under a sequence and under an id.
     places: BTreeMap<(usize, u64), usize>,
     ids: BTreeMap<u64, usize>,
@@ -204,6 +210,7 @@ impl Ledger {
             end: u64::MAX,
             returned: false,
             durable: false,
+            unnoted: false,
             order: 0,
         });
         self.settles.len() - 1
@@ -217,6 +224,19 @@ impl Ledger {
         settle.durable |= durable;
         settle.end = end;
         settle.order = order;
+    }
+
+    /// An ack returned that the log had no room for.
+    pub fn settled_without_room(&mut self, number: usize) {
+        self.settled(number, false, u64::MAX);
+        self.settles[number].unnoted = true;
+    }
+
+    /// A flush returned: no ack is left out of the log.
+    pub fn all_noted(&mut self) {
+        for settle in self.settles.iter_mut().filter(|s| s.unnoted) {
+            settle.durable = true;
+        }
     }
 
     /// A purge of a topic begins: it settles what each group of it is still owed. What is a dead
@@ -269,6 +289,7 @@ impl Ledger {
     /// Everything that returned counts as safe: the death of processes loses nothing.
     pub fn all_safe(mut self) -> Self {
         self.reach(u64::MAX - 1);
+        self.all_noted();
         self
     }
 
@@ -410,9 +431,11 @@ impl Ledger {
             }
         }
         for settle in self.settles.iter().filter(|s| s.returned) {
-            let text = || format!("the {:?} of message {}", settle.way, settle.message);
+            let text = || format!("{settle:?}");
             if outcome.live[settle.group].contains_key(&settle.message) {
-                note(false, settle.order, text());
+                if !settle.unnoted {
+                    note(false, settle.order, text());
+                }
             } else if self.is_there(settle.message, outcome) {
                 let only = self.settles_of(settle.group, settle.message).count() == 1;
                 if only && !self.is_mortal(settle.group, settle.message) {
@@ -522,13 +545,20 @@ impl Ledger {
                     (None, Some(_)) => Way::Bury,
                     (None, None) => Way::Ack,
                 };
+                // What only processes died before is still in shared memory alone.
+                let unnoted = |s: &Settle| s.unnoted && !s.durable;
+                let unnoted = self.settles_of(group, number).any(unnoted);
+                let rejected = self.settles_of(group, number).any(|s| s.way == Way::Bury);
+                let given_up = self.forgets_attempts && way == Way::Bury && !rejected;
+                let sure = !unnoted && !given_up;
                 settles.push(Settle {
                     group,
                     message: number,
                     way,
-                    end: 0,
-                    returned: true,
-                    durable: true,
+                    end: if sure { 0 } else { u64::MAX },
+                    returned: !given_up,
+                    durable: sure,
+                    unnoted,
                     order: 0,
                 });
             }
@@ -546,34 +576,4 @@ impl Ledger {
 
 fn message_topic(messages: &[Message], number: usize) -> usize {
     messages[number].topic
-}
-
-impl Outcome {
-    /// How the other differs in what a user can see, if it does. A message that had its last
-    /// attempt may be buried or not: the record that counts attempts may be left out.
-    pub fn differs(&self, other: &Self, ledger: &Ledger) -> Option<String> {
-        for group in 0..GROUPS.len() {
-            let same = |number: &usize| {
-                let (a, b) = (&self.live[group], &other.live[group]);
-                let (c, d) = (&self.dead[group], &other.dead[group]);
-                let mortal = ledger.is_mortal(group, *number);
-                if mortal && a.contains_key(number) != b.contains_key(number) {
-                    let id = |found: Option<&Found>| found.map(|f| f.id);
-                    return id(a.get(number).or(c.get(number)))
-                        == id(b.get(number).or(d.get(number)));
-                }
-                a.get(number) == b.get(number) && c.get(number) == d.get(number)
-            };
-            let all = [&self.live, &other.live, &self.dead, &other.dead];
-            let mut numbers = all.iter().flat_map(|found| found[group].keys());
-            if let Some(number) = numbers.find(|number| !same(number)) {
-                let shown = all.map(|found| found[group].get(number));
-                return Some(format!(
-                    "message {number} in group {group}: live, live then, dead, dead then: \
-                     {shown:?}"
-                ));
-            }
-        }
-        other.problems.first().cloned()
-    }
 }

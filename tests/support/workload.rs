@@ -10,10 +10,14 @@ use std::time::Duration;
 use keepq::sim::{Fate as MemberFate, Rng, SimProcess, SimWorld, run_member};
 use keepq::{Code, Delivery, Flush, Group, OutMessage, Outcome, Producer, Store, Topic};
 
-use super::examine::{dead_letters, open_group, options};
+pub use self::full::Counts;
+use super::examine::{open_group, options};
 use super::oracle::{
     Fate, GROUPS, Ledger, TOPICS, Way, body, number_of, order_key_of, tag_of, wants,
 };
+
+mod full;
+mod gone;
 
 /// Most deliveries a process holds.
 const HELD: usize = 12;
@@ -42,6 +46,8 @@ pub enum Taste {
     Flow,
     /// Large bodies, rejects and retries.
     Heavy,
+    /// Everything, on a disk that is full now and then.
+    Full,
 }
 
 /// A workload in progress.
@@ -55,6 +61,9 @@ pub struct Workload {
     pub trace: u64,
     /// What calls were refused with.
     pub errors: Vec<Code>,
+    /// How many acks the log had no room for when the last settlement began.
+    unnoted: u64,
+    pub counts: Counts,
 }
 
 impl Workload {
@@ -67,6 +76,8 @@ impl Workload {
             taste,
             trace: 0,
             errors: Vec::new(),
+            unnoted: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -82,6 +93,7 @@ impl Workload {
         }
         process.kill();
         self.open(0);
+        self.prepare_for_full();
     }
 
     /// Makes so many steps.
@@ -103,7 +115,7 @@ impl Workload {
         self.note(u64::from(error.code().number()));
         self.errors.push(error.code());
         let defect = matches!(error.code(), Code::Internal | Code::Corrupt);
-        if defect {
+        if defect || self.is_worse_than_full(error) {
             let text = format!("an error that no fault explains: {error:?}");
             self.ledger.borrow_mut().problems.push(text);
         }
@@ -112,12 +124,14 @@ impl Workload {
     fn step(&mut self) {
         let at = self.rng.index(2);
         if self.seats[at].is_none() {
+            self.give_room_at_times();
             return self.open(at);
         }
-        let weights: [u64; 14] = match self.taste {
-            Taste::Mixed => [14, 6, 3, 3, 22, 20, 6, 4, 2, 3, 6, 4, 2, 1],
-            Taste::Flow => [16, 5, 0, 3, 26, 30, 0, 0, 1, 3, 10, 2, 1, 0],
-            Taste::Heavy => [8, 3, 6, 4, 22, 14, 9, 8, 2, 3, 6, 6, 2, 1],
+        let weights: [u64; 16] = match self.taste {
+            Taste::Mixed => [14, 6, 3, 3, 22, 20, 6, 4, 2, 3, 6, 4, 2, 1, 0, 0],
+            Taste::Flow => [16, 5, 0, 3, 26, 30, 0, 0, 1, 3, 10, 2, 1, 0, 0, 0],
+            Taste::Heavy => [8, 3, 6, 4, 22, 14, 9, 8, 2, 3, 6, 6, 2, 1, 0, 0],
+            Taste::Full => [14, 5, 3, 3, 26, 30, 6, 4, 2, 2, 5, 3, 2, 1, 5, 6],
         };
         let mut draw = self.rng.below(weights.iter().sum());
         let mut op = 0;
@@ -143,6 +157,8 @@ impl Workload {
             10 => self.look(at),
             11 => self.dead_letter(at),
             13 => self.purge(at),
+            14 => self.room(),
+            15 => self.burn(at),
             _ => self.leave(at),
         }
     }
@@ -348,10 +364,12 @@ impl Workload {
         let got = match result {
             Ok(got) => got,
             Err(e) => {
-                // What was claimed and could not be read has lost an attempt.
                 let mut ledger = self.ledger.borrow_mut();
-                let all = 0..ledger.messages.len();
-                ledger.mortal.extend(all.map(|message| (number, message)));
+                if !self.is_full(&e) {
+                    // What was claimed and could not be read has lost an attempt.
+                    let all = 0..ledger.messages.len();
+                    ledger.mortal.extend(all.map(|message| (number, message)));
+                }
                 ledger.receiving = None;
                 drop(ledger);
                 return self.note_error(&e);
@@ -422,8 +440,11 @@ impl Workload {
     fn settled(&mut self, at: usize, settle: usize, sync: bool, result: keepq::Result<()>) {
         let end = self.published(at);
         match result {
+            Ok(()) if self.is_unnoted(sync) => {
+                self.ledger.borrow_mut().settled_without_room(settle);
+            }
             Ok(()) => self.ledger.borrow_mut().settled(settle, sync, end),
-            Err(e) if e.code() == Code::LeaseLost => {
+            Err(e) if e.code() == Code::LeaseLost || self.is_full(&e) => {
                 self.note(u64::from(e.code().number()));
                 self.ledger.borrow_mut().not_settled(settle);
             }
@@ -442,10 +463,15 @@ impl Workload {
         let flush = if sync { Flush::Sync } else { Flush::Async };
         let settle = self.begin(held.group, held.message, Way::Ack);
         let result = held.delivery.ack_with(flush);
+        let is_full = result.as_ref().is_err_and(|e| self.is_full(e));
         self.settled(at, settle, sync, result);
+        if is_full {
+            self.ack_without_room(at, &held, sync);
+        }
     }
 
     fn begin(&mut self, group: usize, message: usize, way: Way) -> usize {
+        self.unnoted = self.count_unnoted();
         self.ledger.borrow_mut().begin_settle(group, message, way)
     }
 
@@ -495,21 +521,6 @@ impl Workload {
         self.settled(at, settle, GROUPS[held.group].2, result);
     }
 
-    /// Takes all messages out of a topic: as if every group had settled every one of them.
-    fn purge(&mut self, at: usize) {
-        let topic = self.rng.index(TOPICS.len());
-        let begun = self.ledger.borrow_mut().begin_purge(topic);
-        let result = self.seat(at).topics[topic].purge();
-        let end = self.published(at);
-        match result {
-            Ok(count) => {
-                self.note(count);
-                self.ledger.borrow_mut().purged(&begun, end);
-            }
-            Err(e) => self.note_error(&e),
-        }
-    }
-
     /// Lets leases and back-offs end.
     fn expire(&mut self, at: usize) {
         let ms = [100, 2_000, 40_000][self.rng.index(3)];
@@ -520,9 +531,19 @@ impl Workload {
     fn flush(&mut self, at: usize) {
         let end = self.published(at);
         match self.seat(at).store.flush(Some(Duration::from_secs(3))) {
-            Ok(true) => self.ledger.borrow_mut().reach(end),
+            Ok(true) => {
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.reach(end);
+                ledger.all_noted();
+            }
             Ok(false) => self.note(1),
-            Err(e) => self.note_error(&e),
+            Err(e) => {
+                if self.is_full(&e) {
+                    // Everything else is on disk.
+                    self.ledger.borrow_mut().reach(end);
+                }
+                self.note_error(&e);
+            }
         }
     }
 
@@ -532,35 +553,6 @@ impl Workload {
         }
         if let Err(e) = self.seat(at).store.maintain() {
             self.note_error(&e);
-        }
-    }
-
-    /// Reads dead letters of one group and acks them.
-    fn dead_letter(&mut self, at: usize) {
-        let number = self.rng.index(GROUPS.len());
-        let stream = dead_letters(number);
-        let store = self.seat(at).store.clone();
-        if store.existing_topic(&stream).is_err() {
-            return;
-        }
-        let group = match store.group(&stream, "reader").open() {
-            Ok(group) => group,
-            Err(e) => return self.note_error(&e),
-        };
-        let got = match group.receive_batch(4, Duration::ZERO) {
-            Ok(got) => got,
-            Err(e) => return self.note_error(&e),
-        };
-        for delivery in got {
-            let Some(message) = number_of(delivery.body()) else {
-                let text = format!("a dead letter that nobody sent, at {}", delivery.seq());
-                self.ledger.borrow_mut().problems.push(text);
-                continue;
-            };
-            self.note(message as u64);
-            let settle = self.begin(number, message, Way::Ack);
-            let result = delivery.ack();
-            self.settled(at, settle, false, result);
         }
     }
 }
