@@ -35,8 +35,8 @@ const HURRIED: u8 = 2;
 #[derive(Default)]
 pub(crate) struct Keeper {
     started: AtomicBool,
-    /// What the thread was told since it last looked ([`TOLD`], [`HURRIED`]), so that senders do not
-    /// take its lock for each message.
+    /// What the thread was told since it last looked ([`TOLD`], [`HURRIED`]), so that senders do
+    /// not take its lock for each message.
     told: AtomicU8,
     state: Mutex<State>,
     wanted: Condvar,

@@ -65,8 +65,8 @@ impl Numbered for Plain {
     fn appended(&self, _tx: &mut Tx<'_>, _lsn: u64, _message: MessageId, _seq: u64) {}
 }
 
-/// A message that is in the log, perhaps not yet durable. It is filled in where it is wanted: handed
-/// up from call to call, its copies were a tenth of a send.
+/// A message that is in the log, perhaps not yet durable. It is filled in where it is wanted:
+/// handed up from call to call, its copies were a tenth of a send.
 pub(crate) struct Stored {
     pub(crate) sent: Sent,
     /// Durable when the watermark has reached this.
@@ -323,9 +323,9 @@ impl Topic {
         Ok(())
     }
 
-    /// Appends in one transaction what it can of these: from the first on, as long as they are small
-    /// and need nothing but a place. Tells of each that is stored; none may be, for whatever reason:
-    /// the first one sent alone has its error.
+    /// Appends in one transaction what it can of these: from the first on, as long as they are
+    /// small and need nothing but a place. Tells of each that is stored; none may be, for whatever
+    /// reason: the first one sent alone has its error.
     fn append_run(
         &self,
         messages: &[OutMessage<'_>],

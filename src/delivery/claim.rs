@@ -216,13 +216,24 @@ fn claim_new(
         });
     }
     let claims = &mut out[before..];
-    let (Some(first), Some(last)) = (claims.first().copied(), claims.last().copied()) else {
+    let Some(last) = claims.last().copied() else {
         return Ok(());
     };
     let taken = claims.len() as u64;
     slots.finish(tx, taken);
-    let until = now.saturating_add(tx.get(layout.group(wanted.group, P_LEASE_MS)));
-    let entering = slot::Entering::new(tx, until);
+    write_leases(tx, wanted, claims, now)?;
+    if !broken!(GenerationNotBumped) {
+        tx.set_global(G_LEASES, leases);
+    }
+    slot::add(tx, layout.group(wanted.group, P_LEASED), taken);
+    tx.set(layout.group(wanted.group, P_CURSOR), last.seq + 1);
+    Ok(())
+}
+
+/// Writes the slots that were chosen for these claims, and enters them into the wheel.
+fn write_leases(tx: &mut Tx<'_>, wanted: Wanted, claims: &mut [Claim], now: u64) -> Result<()> {
+    let lease_ms = tx.get(tx.ctl.layout.group(wanted.group, P_LEASE_MS));
+    let entering = slot::Entering::new(tx, now.saturating_add(lease_ms));
     let owner = owner_word(tx.ctl, wanted);
     for n in 0..claims.len() {
         let neighbour = |n: Option<usize>| n.and_then(|n| claims.get(n)).map(|c| c.slot);
@@ -240,29 +251,21 @@ fn claim_new(
             attempts: 1,
             crashes: 0,
             state: State::Leased,
-        };
-        let words = [
-            head.pack(),
-            claim.seq,
-            claim.lsn,
-            entering.due,
-            owner,
-            0,
-            link,
-        ];
+        }
+        .pack();
+        let (seq, lsn) = (claim.seq, claim.lsn);
+        let words = [head, seq, lsn, entering.due, owner, 0, link];
         slot::set_all(tx, claim.slot, words);
     }
-    entering.finish(tx, (first.slot, last.slot))?;
-    if !broken!(GenerationNotBumped) {
-        tx.set_global(G_LEASES, leases);
+    match claims {
+        [] => Ok(()),
+        [first, .., last] => entering.finish(tx, (first.slot, last.slot)),
+        [only] => entering.finish(tx, (only.slot, only.slot)),
     }
-    slot::add(tx, layout.group(wanted.group, P_LEASED), taken);
-    tx.set(layout.group(wanted.group, P_CURSOR), last.seq + 1);
-    Ok(())
 }
 
-/// How many of the candidates, which ascend, lie behind the cursor: of a long list that is used up one
-/// by one, most. Where no sequence is missing it is known without a search.
+/// How many of the candidates, which ascend, lie behind the cursor: of a long list that is used up
+/// one by one, most. Where no sequence is missing it is known without a search.
 fn behind_cursor(candidates: &Candidates, cursor: u64) -> usize {
     let first = candidates.first().map_or(cursor, |(seq, _)| *seq);
     let guess = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX);

@@ -125,8 +125,8 @@ fn all_consumed(world: &SimWorld, messages: u64) -> Member {
     m
 }
 
-/// Whether the log rolled on while it was looked at: at the `k`-th point somebody else sends until it
-/// does. `None`: there are not so many points.
+/// Whether the log rolled on while it was looked at: at the `k`-th point somebody else sends until
+/// it does. `None`: there are not so many points.
 fn roll_at_point(messages: u64, k: u64) -> Option<bool> {
     let world = SimWorld::new(SimOptions::default());
     let m = all_consumed(&world, messages);
