@@ -2,6 +2,7 @@
 //! ones, which have none. Both are appended before the call returns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::error::{Code, Error, Outcome, Result};
@@ -11,6 +12,7 @@ use crate::options::{Flush, WhenFull};
 use crate::pending::{One, Pending};
 use crate::topic::{Numbered, Plain, Stored, Topic};
 use crate::topic_options::RoomWait;
+use crate::within::Times;
 
 impl Topic {
     /// Sends a body without waiting for the disk: the message is in the log when this returns, and
@@ -142,15 +144,17 @@ impl Topic {
         let inner = &self.inner;
         // A forked child must not come to the locks of what is in flight.
         drop(inner.enter().map_err(refused)?);
-        let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
+        let times = Times::of(inner, Some(message), Duration::MAX);
+        let deadline = times.deadline;
         let when_full = message.when_full.unwrap_or(WhenFull::Wait);
         let len = message.body.len();
         let until = RoomWait::of(message).until(inner, deadline);
         let admitted = inner.in_flight.admit(inner, len, when_full, until);
         let room = admitted.map_err(refused)?;
         let appended = inner.enter().and_then(|call| {
-            let append = || self.append(message, numbered, deadline);
-            Ok((Attempts::new(inner, deadline).run(append)?, call))
+            let mut attempts = Attempts::new(inner, deadline);
+            let stored = self.append_in_time(message, numbered, &mut attempts, times);
+            Ok((stored?, call))
         });
         let (stored, _call) = match appended {
             Ok(appended) => appended,

@@ -18,6 +18,7 @@ use crate::options::{Flush, MessageId, SendStatus, Sent};
 use crate::shm::Tx;
 use crate::shm::control::{PINS, T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
 use crate::topic_options::RoomWait;
+use crate::within::{Times, Unconfirmed, Within};
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
 #[derive(Clone)]
@@ -43,6 +44,10 @@ pub(crate) trait Numbered {
     fn check(&self, tx: &Tx<'_>) -> Result<Option<Stored>>;
     /// Under the lock, after the append of the record at `lsn`.
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64);
+    /// After an error: whether to append it once more, because it has another number now.
+    fn again(&self) -> bool {
+        false
+    }
 }
 
 /// A send without a producer's name.
@@ -156,11 +161,11 @@ impl Topic {
         let inner: &Arc<Inner> = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let _call = inner.enter().map_err(refused)?;
-        let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
+        let times = Times::of(inner, Some(message), Duration::MAX);
+        let deadline = times.deadline;
         let mut attempts = Attempts::new(inner, deadline);
-        let mut stored = attempts
-            .run(|| self.append(message, numbered, deadline))
-            .map_err(refused)?;
+        let stored = self.append_in_time(message, numbered, &mut attempts, times);
+        let mut stored = stored.map_err(refused)?;
         let flush = message.flush.unwrap_or(inner.options.flush);
         // Once it is appended, trying again is waiting again for the same position.
         stored.sent.durable |=
@@ -189,24 +194,24 @@ impl Topic {
     /// ```
     #[must_use = "each message has its own result"]
     pub fn send_many(&self, messages: &[OutMessage<'_>]) -> Vec<Result<Sent>> {
-        self.send_many_numbered(messages, |_| Plain)
+        self.send_many_within(messages, Duration::MAX).done()
     }
 
     pub(crate) fn send_many_numbered<N: Numbered>(
         &self,
         messages: &[OutMessage<'_>],
         number: impl Fn(usize) -> N,
-    ) -> Vec<Result<Sent>> {
+        patience: Duration,
+    ) -> Within<Vec<Result<Sent>>> {
         let inner = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
-        let _call = match inner.enter() {
+        let _call = match inner.enter().map_err(refused) {
             Ok(call) => call,
-            Err(e) => return messages.iter().map(|_| Err(refused(e.clone()))).collect(),
+            Err(e) => return Within::Done(messages.iter().map(|_| Err(e.clone())).collect()),
         };
-        let timeout = messages.first().and_then(|m| m.timeout);
-        let deadline = inner.deadline(timeout.or(Some(inner.options.send_timeout)));
+        let times = Times::of(inner, messages.first(), patience);
         // The attempts are those of the whole call: a full disk is waited for once.
-        let mut attempts = Attempts::new(inner, deadline);
+        let mut attempts = Attempts::new(inner, times.deadline);
         let mut sync_end = 0;
         let mut results = Vec::with_capacity(messages.len());
         let mut late = None;
@@ -215,7 +220,7 @@ impl Topic {
             let stored = match &late {
                 // Whoever waits in vain holds up those behind it: what is sent is sent in order.
                 Some(e) => Err(Error::clone(e)),
-                None => attempts.run(|| self.append(message, &number, deadline)),
+                None => self.append_in_time(message, &number, &mut attempts, times),
             };
             let stored = stored.map_err(refused);
             late = late.or_else(|| stored.as_ref().err().filter(|e| is_late(e)).cloned());
@@ -225,20 +230,25 @@ impl Topic {
             }
             results.push(stored.map(|s| (s.sent, sync)));
         }
-        let flush = if sync_end == 0 {
-            Flush::Async
-        } else {
-            Flush::Sync
+        let finish = move |durable: Result<()>| {
+            let finish = |result: Result<(Sent, bool)>| {
+                let (mut sent, sync) = result?;
+                if sync {
+                    durable.clone()?;
+                    sent.durable = true;
+                }
+                Ok(sent)
+            };
+            results.into_iter().map(finish).collect()
         };
-        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, || deadline));
-        let finish = |result: Result<(Sent, bool)>| {
-            let (mut sent, sync) = result?;
-            if sync {
-                sent.durable = durable.clone()?;
-            }
-            Ok(sent)
-        };
-        results.into_iter().map(finish).collect()
+        if sync_end == 0 {
+            inner.appended();
+            return Within::Done(finish(Ok(())));
+        }
+        match times.confirm(&mut attempts, inner, sync_end) {
+            Ok(false) => Unconfirmed::come_back(inner, (sync_end, times), finish),
+            durable => Within::Done(finish(durable.map(drop))),
+        }
     }
 
     /// Appends a message, whole or in chunks. An error means that it is not stored.
@@ -263,13 +273,15 @@ impl Topic {
                 Draft::build_into(record, Kind::Msg, 0, self.id, ext, &[message.body]);
                 let bytes = message.body.len() as u64;
                 self.append_record(record, (None, bytes), numbered, deadline)
-            })?;
+            });
             match appended {
-                Ok(stored) => break stored,
+                Ok(Ok(stored)) => break stored,
                 // Nothing is changed, and no buffer is held while it waits.
-                Err(over) => {
+                Ok(Err(over)) => {
                     self.await_room(&over, message.body.len() as u64, deadline, &mut room)?;
                 }
+                Err(_) if numbered.again() => {}
+                Err(e) => return Err(e),
             }
         };
         if !stored.sent.duplicate {
@@ -525,9 +537,9 @@ impl Drop for Pin<'_> {
     }
 }
 
-/// Whether the time was over before there was room.
+/// Whether the time was over before there was room, or the log was free.
 fn is_late(error: &Error) -> bool {
-    error.code() == Code::Timeout
+    matches!(error.code(), Code::Timeout | Code::Busy)
 }
 
 fn over_ring(bytes: u64, ring: u64) -> Error {

@@ -107,7 +107,11 @@ impl Producer {
         };
         // In a forked child the topic would be opened anew, but never this producer.
         let (time, topic) = (topic.time(&out), topic.now());
-        let send = |bounds| Ok(py.detach(|| self.inner.send(&topic, seq, &out.out(bounds))));
+        let send = |bounds| {
+            let out = out.out(bounds);
+            let sent = py.detach(|| self.inner.send_within(&topic, seq, &out, wait::SLICE));
+            wait::confirmed(py, sent)
+        };
         let sent = wait::for_room(py, time, send)?;
         Ok(SendResult::new(&sent))
     }
@@ -214,8 +218,9 @@ impl Producer {
         })
     }
 
-    /// Sends many messages with consecutive sequences from first (None = the next) and one flush.
-    /// Returns a SendMany.
+    /// Sends many messages with consecutive sequences from first on and one flush; None = each with
+    /// the next one, so that threads may share the producer: others' may be in between, and a
+    /// message that fails takes none. Returns a SendMany, as Topic.send_many.
     #[pyo3(
         signature = (topic, messages, *, first=None, flush=None, timeout=Timeout::Default),
         text_signature = "($self, topic, messages, *, first=None, flush=None, timeout=...)"
@@ -234,12 +239,11 @@ impl Producer {
         let codec = topic.codec;
         let messages = outgoing(messages, codec, flush.map(|f| f.0).or(topic.flush), timeout)?;
         let (time, topic) = (self.store.get().send_timeout(), topic.now());
-        let first = py.detach(|| first.map_or_else(|| self.inner.next_seq(), Ok));
-        let first = first.or_raise(py)?;
         let send = |out: &[OutMessage<'_>]| {
             // What is left is the end of all.
-            let from = first + (messages.len() - out.len()) as u64;
-            let send = || sent_by_us(self.inner.send_many(&topic, from, out));
+            let done = (messages.len() - out.len()) as u64;
+            let from = first.map(|first| first.saturating_add(done));
+            let send = || sent_by_us(self.inner.send_many_within(&topic, from, out, wait::SLICE));
             py.detach(send).or_raise(py)
         };
         sent_in_order(py, &messages, time, send)

@@ -3,18 +3,17 @@
 use crate::args::{FlushMode, Given, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::browse::Browse;
 use crate::codec::{Codec, encoded};
-use crate::error::{self, OrRaise, refuse};
+use crate::error::{self, refuse};
 use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::limits::{Change, Changes, LimitArgs, Retain};
-use crate::open::SEND_TIMEOUT;
 use crate::report;
 use crate::send::{SendMany, SendResult};
 use crate::sending::{Callbacks, forgotten, known, sent_by_us, sent_in_order};
 use crate::sends::{self, Sends};
 use crate::store::{self, Store};
 use crate::wait::{self, Bounds};
-use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull};
+use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull, Within};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
@@ -134,38 +133,6 @@ impl Topic {
         out.timeout.unwrap_or(self.store.get().send_timeout())
     }
 
-    /// Calls the engine until there is room, at most so long.
-    fn call_for_room<R: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Duration,
-        call: impl Fn(&engine::Topic, Bounds) -> Result<R> + Send + Sync,
-    ) -> PyResult<R> {
-        let attempt = |bounds| {
-            self.call(py, |topic| match call(topic, bounds) {
-                Err(e) if e.code() == Code::Timeout => Ok(Err(e)),
-                result => result.map(Ok),
-            })
-        };
-        wait::for_room(py, timeout, attempt)
-    }
-
-    /// Sends with a long time-out: waits for the disk in slices, so that Ctrl-C ends the wait.
-    fn send_patiently(&self, py: Python<'_>, out: &Outgoing) -> PyResult<SendResult> {
-        let send = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
-        let pending = self.call_for_room(py, self.time(out), send)?;
-        let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
-        // It ends by the send's own time-out.
-        match wait::in_slices(py, None, step)? {
-            Some(sent) => Ok(SendResult::new(&sent)),
-            None => Err(error::new(
-                py,
-                Code::Internal,
-                "a send ended without a result",
-            )),
-        }
-    }
-
     /// Sends and forgets; with `patience`, what finds no room in that time is told of.
     fn send_and_forget(
         &self,
@@ -254,7 +221,9 @@ impl Topic {
     /// all attempts, None = for ever; left out: as the store was opened with.
     ///
     /// Raises SendError (appended, not confirmed in time: wait with flush, do not send again),
-    /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it.
+    /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it. After
+    /// Ctrl-C during the wait, or what else a signal handler raises, the message is in the log and
+    /// goes to disk by itself, or it was not stored: which of the two is not told.
     #[pyo3(
         signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
                      at=None, ttl=None, priority=None, dedup_id=None, flush=None,
@@ -292,12 +261,16 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: None,
         };
-        let time = self.time(&out);
-        if time > SEND_TIMEOUT {
-            return self.send_patiently(py, &out);
-        }
-        let send = |topic: &engine::Topic, bounds| topic.send_message(&out.out(bounds));
-        let sent = self.call_for_room(py, time, send)?;
+        let send = |bounds| {
+            let sent = self.call(py, |topic| {
+                match topic.send_within(&out.out(bounds), wait::SLICE) {
+                    Within::Done(Err(e)) if !wait::is_late(&e) => Err(e),
+                    sent => Ok(sent),
+                }
+            });
+            wait::confirmed(py, sent?)
+        };
+        let sent = wait::for_room(py, self.time(&out), send)?;
         Ok(SendResult::new(&sent))
     }
 
@@ -409,7 +382,8 @@ impl Topic {
 
     /// Sends many messages with one flush; not atomic. Each is bytes-like or a keepq.Msg. flush and
     /// timeout (for all together) are those of messages that say nothing. Returns a SendMany: .ok
-    /// are the results of those sent, .failed the (index, exception) of the others.
+    /// are the results of those sent, .failed the (index, exception) of the others. After Ctrl-C
+    /// those in the log go to disk by themselves, from the first up to one that is not told.
     #[pyo3(
         signature = (messages, *, flush=None, timeout=Timeout::Default),
         text_signature = "($self, messages, *, flush=None, timeout=...)"
@@ -427,7 +401,11 @@ impl Topic {
             flush.map(|f| f.0).or(self.flush),
             timeout,
         )?;
-        let send = |out: &[OutMessage<'_>]| self.call(py, |t| sent_by_us(t.send_many(out)));
+        let send = |out: &[OutMessage<'_>]| {
+            self.call(py, |topic| {
+                sent_by_us(topic.send_many_within(out, wait::SLICE))
+            })
+        };
         sent_in_order(py, &messages, self.store.get().send_timeout(), send)
     }
 
