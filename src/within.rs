@@ -4,6 +4,8 @@
 //! Nothing is begun here that goes on by itself: what is appended has its place in the log, which
 //! anybody's flush makes durable, and whoever waits for that waits a while at a time.
 
+mod acks;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -8,7 +8,9 @@ use crate::kept::Kept;
 use crate::message::Message;
 use crate::store::Store;
 use crate::{report, wait};
-use engine::{Backoff, BackoffKind, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
+use engine::{
+    Backoff, BackoffKind, Code, Delivery, Error, GroupOptions, Readiness, Result, Start, Within,
+};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
@@ -424,7 +426,7 @@ impl Group {
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
         let group = self.kept().now().group;
-        let results = py.detach(|| group.ack_many(deliveries));
+        let results = py.detach(|| group.ack_many_within(deliveries, wait::SLICE));
         acked(py, &messages, results)
     }
 
@@ -566,8 +568,13 @@ impl Group {
 pub(crate) fn acked(
     py: Python<'_>,
     messages: &[Py<Message>],
-    results: Vec<Result<()>>,
+    results: Within<Vec<Result<()>>>,
 ) -> PyResult<()> {
+    let results = wait::confirmed(py, results).inspect_err(|_| {
+        messages
+            .iter()
+            .for_each(|message| message.get().note_settled())
+    })?;
     for (message, result) in messages.iter().zip(&results) {
         message.get().answered(result);
     }
