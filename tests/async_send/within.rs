@@ -9,7 +9,7 @@ use keepq::sim::{CallKind, SimOptions, SimWorld, set_point_hook};
 use keepq::{Code, Error, Flush, OutMessage, Outcome, Result, Sent, Topic, Unconfirmed, Within};
 
 use crate::faults::{at_next, in_doubt};
-use crate::members::{Member, body, open, open_with, options, owed};
+use crate::members::{Member, body, drain, ids, open, open_with, options, owed};
 
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -267,4 +267,36 @@ fn the_wait_for_the_log_ends_with_the_time_for_the_append() {
         }
         assert_eq!(topic.len().unwrap(), kept);
     });
+}
+
+#[test]
+fn an_ack_comes_back_and_holds_and_is_confirmed_when_it_is_on_disk() {
+    let (world, leader, other) = two();
+    let topic = other.store.topic("t").unwrap();
+    let bodies: Vec<_> = (0..4).map(|number| body(number, 100)).collect();
+    let messages: Vec<_> = bodies.iter().map(|body| out(body)).collect();
+    assert!(topic.send_many(&messages).iter().all(Result::is_ok));
+    let options = other.store.group("t", "s").ack_flush(Flush::Sync);
+    let group = options.open().unwrap();
+    let mut got = group.receive_batch(4, Duration::ZERO).unwrap().into_iter();
+    // It makes the stream of dead letters, which waits for a flush of its own.
+    got.next().unwrap().reject("why").unwrap();
+    let acks = while_the_disk_stands_still(&leader, move || {
+        let [first, second, third] = [(); 3].map(|()| got.next().unwrap());
+        // Without a wait for the disk it is over at once.
+        done(second.ack_within(Some(Flush::Async), SLICE)).unwrap();
+        let again = done(second.ack_within(None, SLICE)).unwrap_err();
+        assert_eq!(again.code(), Code::LeaseLost);
+        let first = unconfirmed(first.ack_within(None, SLICE));
+        let third = unconfirmed(third.reject_within("why", SLICE));
+        assert_eq!(group.stats().unwrap().in_flight, 0, "settled for everybody");
+        (unconfirmed(first.wait(SLICE)), third)
+    });
+    done(acks.0.wait(SLICE)).unwrap();
+    let cut = world.power_cut_with(|_| 1);
+    let drained = ids(&drain(&cut, &open(&cut).store));
+    let of = |topic: &str, group: &str| drained[&(topic.to_owned(), group.to_owned())].clone();
+    assert_eq!(of("t", "s"), [7]);
+    assert_eq!(of("%DLQ%t%s", "undertaker"), [0, 3]);
+    done(acks.1.wait(Duration::ZERO)).unwrap();
 }

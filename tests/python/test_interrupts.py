@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import keepq
 import pytest
@@ -94,13 +95,13 @@ def interrupted_when(condition: Callable[[], bool]) -> Iterator[None]:
     """Ctrl-C in the block as soon as the condition holds; the block ends by that."""
     # A run in the background begins with the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    over = threading.Event()
+    over, main = threading.Event(), threading.get_ident()
 
     def interrupt() -> None:
         while not condition() and not over.wait(0.001):
             pass
         if not over.is_set():
-            _thread.interrupt_main()
+            signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -231,3 +232,53 @@ def test_a_send_takes_its_time_once(path: Path, stall: Stall, seconds: float) ->
                 took = time.monotonic() - began
                 # Begun anew it would be twice the time.
                 assert seconds * 0.95 <= took < seconds * 1.8, took
+
+
+def test_a_send_that_is_not_confirmed_ends_its_future_with_the_error(
+    kq: keepq.Store, stall: Stall
+) -> None:
+    topic = kq.topic("t")
+    called: list[object] = []
+    with stall(kq):
+        futures = [topic.send_async(b"x", timeout=0.3) for _ in range(4)]
+        futures[3].add_done_callback(called.append)
+        one = concurrent.futures.wait(futures, LONG, concurrent.futures.FIRST_EXCEPTION)
+        assert one.done <= set(futures) and one.done
+        assert concurrent.futures.wait(futures, LONG).done == set(futures)
+        for future in futures:
+            with pytest.raises(keepq.SendError) as caught:
+                future.result(timeout=LONG)
+            assert caught.value is future.exception() and caught.value.outcome == "maybe_stored"
+            assert "state=finished raised SendError" in repr(future)
+        # Nobody has asked before it ended.
+        late = topic.send_async(b"x", timeout=0.3)
+        with pytest.raises(keepq.SendError):
+            late.result(timeout=LONG)
+        told: list[object] = []
+        late.add_done_callback(told.append)
+        assert told == [late]
+    kq.flush(timeout=LONG)
+    assert called == [futures[3]]
+
+
+def test_ctrl_c_ends_the_wait_for_a_future(kq: keepq.Store, stall: Stall) -> None:
+    topic = kq.topic("t")
+    with stall(kq):
+        plain, told = (topic.send_async(b"x", timeout=LONG) for _ in range(2))
+        told.add_done_callback(lambda _: None)
+        main = threading.get_ident()
+
+        def waits() -> bool:
+            frame: FrameType | None = sys._current_frames()[main]
+            while frame is not None and frame.f_code.co_name != "ask":
+                frame = frame.f_back
+            return frame is not None
+
+        def ask(future: concurrent.futures.Future[keepq.SendResult]) -> None:
+            future.result(timeout=LONG)
+
+        for future in (plain, told):
+            with interrupted_when(waits):
+                ask(future)
+            assert not future.done()
+    assert plain.result(timeout=LONG).durable and told.result(timeout=LONG).durable

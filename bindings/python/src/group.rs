@@ -14,7 +14,7 @@ use engine::{
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDateTime, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDateTime, PyList, PyString, PyTuple};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -390,16 +390,17 @@ impl Group {
     /// Returns an empty list when timeout seconds are over (None = wait for ever, 0 = try once).
     /// Raises what receive does, LimitExceeded.
     #[pyo3(signature = (max, timeout=None, *, detached=false))]
-    fn receive_batch(
-        slf: &Bound<'_, Self>,
+    fn receive_batch<'py>(
+        slf: &Bound<'py, Self>,
         max: usize,
         timeout: Option<Seconds>,
         detached: bool,
-    ) -> PyResult<Vec<Message>> {
+    ) -> PyResult<Bound<'py, PyList>> {
         let timeout = timeout.map(|t| t.0);
         let got = slf.get().receive_up_to(slf.py(), max, timeout, detached)?;
+        // Each goes from the engine's list into its object: deliveries are large.
         let message = |delivery| Message::new(delivery, slf.clone().unbind());
-        Ok(got.into_iter().map(message).collect())
+        PyList::new(slf.py(), got.into_iter().map(message))
     }
 
     /// A descriptor for event loops, the same at every call: readable when poll() may find a

@@ -3,6 +3,7 @@
 use crate::args::{FlushMode, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::codec::encoded;
 use crate::error::OrRaise;
+use crate::future::SendFuture;
 use crate::send::{SendMany, SendResult};
 use crate::sending::{Callbacks, forgotten, sent_by_us, sent_in_order};
 use crate::store::Store;
@@ -142,7 +143,7 @@ impl Producer {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
         _room: Option<Seconds>,
-    ) -> PyResult<Py<PyAny>> {
+    ) -> PyResult<Py<SendFuture>> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
         let (body, headers) = encoded(topic.codec, body, headers)?;
@@ -156,14 +157,13 @@ impl Producer {
             timeout: timeout.for_engine(),
             when_full: when_full.map(|w| w.0),
         };
-        // In a forked child this raises, before the topic could be opened anew.
-        py.detach(|| self.inner.next_seq()).or_raise(py)?;
         let callbacks = Callbacks {
             patience: _room.map(|room| room.0),
             on_success,
             on_exception,
         };
-        topic.start(py, callbacks, &out, |topic, bounds| {
+        // In a forked child this raises: it is not this producer's.
+        topic.start(py, callbacks, &out, false, |topic, bounds| {
             self.inner.send_async(topic, seq, &out.out(bounds))
         })
     }

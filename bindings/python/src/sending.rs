@@ -3,21 +3,13 @@
 
 use crate::args::Outgoing;
 use crate::error::OrRaise;
+use crate::future::SendFuture;
 use crate::send::SendMany;
 use crate::sends::Waiting;
 use crate::wait::{self, Bounds};
-use engine::{Code, OutMessage, Pending, Result, Sent, Within};
+use engine::{Code, OutMessage, Result, Sent, Within};
 use pyo3::prelude::*;
 use std::time::Duration;
-
-/// The result of a send if it is there already.
-pub(crate) fn known(pending: &Pending) -> Option<Sent> {
-    if pending.is_done() {
-        pending.poll().ok().flatten()
-    } else {
-        None
-    }
-}
 
 /// What a program wants to be called with, and how long the call may wait for room.
 pub(crate) struct Callbacks {
@@ -32,12 +24,11 @@ impl Callbacks {
         self.on_success.is_none() && self.on_exception.is_none()
     }
 
-    pub(crate) fn waiting(&self, py: Python<'_>, future: &Py<PyAny>) -> Waiting {
-        let clone = |callback: &Option<Py<PyAny>>| callback.as_ref().map(|c| c.clone_ref(py));
+    pub(crate) fn waiting(self, future: Py<SendFuture>) -> Waiting {
         Waiting {
-            future: future.clone_ref(py),
-            on_success: clone(&self.on_success),
-            on_exception: clone(&self.on_exception),
+            future,
+            on_success: self.on_success,
+            on_exception: self.on_exception,
         }
     }
 }

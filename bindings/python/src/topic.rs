@@ -3,14 +3,15 @@
 use crate::args::{FlushMode, Given, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::browse::Browse;
 use crate::codec::{Codec, encoded};
-use crate::error::{self, refuse};
+use crate::error::{self, OrRaise, refuse};
+use crate::future::SendFuture;
 use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::limits::{Change, Changes, LimitArgs, Retain};
 use crate::report;
 use crate::send::{SendMany, SendResult};
-use crate::sending::{Callbacks, forgotten, known, sent_by_us, sent_in_order};
-use crate::sends::{self, Sends};
+use crate::sending::{Callbacks, forgotten, sent_by_us, sent_in_order};
+use crate::sends::Sends;
 use crate::store::{self, Store};
 use crate::wait::{self, Bounds};
 use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull, Within};
@@ -155,51 +156,58 @@ impl Topic {
         })
     }
 
-    /// Sends without waiting for the disk: `start` makes the send. Gives its future.
+    /// Sends without waiting for the disk: `start` makes the send, with a topic of this process if
+    /// it can be `reopened` in a forked child. Gives its future.
     pub(crate) fn start(
         &self,
         py: Python<'_>,
         callbacks: Callbacks,
         out: &Outgoing,
+        reopened: bool,
         start: impl Fn(&engine::Topic, Bounds) -> Result<Pending> + Send + Sync,
-    ) -> PyResult<Py<PyAny>> {
-        let future = sends::python(py, "future")?.call0()?.unbind();
+    ) -> PyResult<Py<SendFuture>> {
         let mut opened = self.kept.now();
-        if opened.pid != std::process::id() {
-            // A thread that only the parent has may hold the locks of its sends for ever.
-            opened = self.kept.replace(|| self.again(py))?;
-        }
-        let sends = opened.sends;
         let timeout = self.time(out);
-        sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
-        sends.start(self.store.bind(py))?;
-        let index = sends.enter(callbacks.waiting(py, &future));
-        let attempt = |bounds| {
-            let begin = || {
-                let pending = start(&opened.topic, bounds)?;
-                let known = known(&pending);
-                if known.is_none() {
-                    sends.watch(index, &pending);
+        let time = callbacks.patience.unwrap_or(timeout);
+        loop {
+            if !callbacks.is_empty() || opened.sends.is_full() {
+                let mut ours = opened.pid == std::process::id();
+                if !ours && reopened {
+                    opened = self.kept.replace(|| self.again(py))?;
+                    ours = true;
                 }
-                Ok(known)
-            };
-            Ok(py.detach(begin))
-        };
-        match wait::for_room(py, callbacks.patience.unwrap_or(timeout), attempt) {
-            Ok(None) => {}
-            // Nobody is to be called, so the thread has nothing to do.
-            Ok(Some(sent)) if callbacks.is_empty() => {
-                sends.withdraw(index);
-                let sent = SendResult::new(&sent);
-                future.call_method1(py, "set_result", (sent,))?;
+                // A thread that only the parent has may hold the locks of its sends for ever.
+                if ours {
+                    let refuse = out.when_full == Some(WhenFull::Refuse);
+                    opened.sends.room(py, refuse, timeout)?;
+                }
             }
-            Ok(Some(sent)) => sends.settled(index, Ok(sent)),
-            Err(e) => {
-                sends.withdraw(index);
-                return Err(e);
+            if !opened.sends.is_started() && opened.pid == std::process::id() {
+                opened.sends.start(self.store.bind(py))?;
+            }
+            let attempt = |bounds| Ok(py.detach(|| start(&opened.topic, bounds)));
+            match wait::for_room_or_late(py, (time, None), attempt)? {
+                Ok(pending) => return Self::promise(py, callbacks, opened.sends, pending),
+                Err(e) if e.code() == Code::ForkedHandle && reopened => {
+                    opened = self.kept.replace(|| self.again(py))?;
+                }
+                Err(e) => return Err(e).or_raise(py),
             }
         }
-        Ok(future)
+    }
+
+    /// The future of a send.
+    fn promise(
+        py: Python<'_>,
+        callbacks: Callbacks,
+        sends: Arc<Sends>,
+        pending: Pending,
+    ) -> PyResult<Py<SendFuture>> {
+        let future = Bound::new(py, SendFuture::new(pending, sends))?;
+        if !callbacks.is_empty() {
+            SendFuture::watch(&future, callbacks.waiting(future.clone().unbind()))?;
+        }
+        Ok(future.unbind())
     }
 }
 
@@ -277,11 +285,11 @@ impl Topic {
     /// Sends one message without waiting for the disk: it is in the log when this returns, and the
     /// concurrent.futures.Future gets the SendResult once it is as durable as asked, or the error.
     ///
-    /// on_success(result) and on_exception(error) are called on one thread of the store, one after
-    /// the other; what they raise is logged. They may send and close; they must not wait for other
-    /// results. While max_in_flight sends wait for their results or callbacks it waits for room, at
-    /// most timeout; when_full="raise": it raises Full. The future cannot be cancelled. In a forked
-    /// child it ends with ForkedHandle.
+    /// on_success(result), on_exception(error) and what is added to the future are called on one
+    /// thread of the store, one after the other; what they raise is logged. They may send and
+    /// close; they must not wait for other results. While max_in_flight sends wait for their
+    /// results or callbacks it waits for room, at most timeout; when_full="raise": it raises Full.
+    /// The future cannot be cancelled. In a forked child it ends with ForkedHandle.
     ///
     /// Takes and raises what send does; an error after the append is the future's.
     #[pyo3(
@@ -314,7 +322,7 @@ impl Topic {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
         _room: Option<Seconds>,
-    ) -> PyResult<Py<PyAny>> {
+    ) -> PyResult<Py<SendFuture>> {
         refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
@@ -333,7 +341,7 @@ impl Topic {
             on_exception,
         };
         let start = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
-        self.start(py, callbacks, &out, start)
+        self.start(py, callbacks, &out, true, start)
     }
 
     /// Sends one message and forgets it: it is in the log when this returns. A failure is told to
