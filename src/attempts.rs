@@ -12,7 +12,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The attempts of one send, its append and its wait for the disk together.
 pub(crate) struct Attempts<'a> {
     inner: &'a Inner,
-    deadline: &'a Deadline<'a>,
+    deadline: Deadline<'a>,
     left: u32,
     wait: Duration,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     /// As many attempts as the store was opened with, until `deadline`.
     #[inline]
-    pub(crate) fn new(inner: &'a Inner, deadline: &'a Deadline<'a>) -> Self {
+    pub(crate) fn new(inner: &'a Inner, deadline: Deadline<'a>) -> Self {
         Self {
             inner,
             deadline,

@@ -28,7 +28,7 @@ impl Topic {
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
-        deadline: &Deadline<'_>,
+        deadline: Deadline<'_>,
         stored: &mut Stored,
     ) -> Result<Option<Box<Over>>> {
         let log = &self.inner.log;
@@ -103,7 +103,7 @@ struct Pin<'a> {
 
 impl<'a> Pin<'a> {
     /// Takes one of this member's pins, waiting for another chunked send if all are in use.
-    fn take(inner: &'a Inner, deadline: &Deadline<'_>) -> Result<Self> {
+    fn take(inner: &'a Inner, deadline: Deadline<'_>) -> Result<Self> {
         let mut used = inner.pins.lock();
         loop {
             if let Some(index) = (0..PINS).find(|i| *used & (1 << i) == 0) {

@@ -5,43 +5,77 @@ use std::time::Duration;
 
 use crate::inner::Inner;
 
-/// The end of a call's time. The clock is read when something has to be waited for: for a call that
-/// waits for nothing that costs as much as a tenth of the rest.
-pub(crate) struct Deadline<'a> {
+/// When a call began. It is asked when something has to be waited for: for a call that waits for
+/// nothing, the clock costs as much as a tenth of the rest.
+pub(crate) struct Begun<'a> {
     inner: &'a Inner,
-    timeout: Option<Duration>,
     /// BOOTTIME ms.
     at: Cell<Option<u64>>,
 }
 
-impl<'a> Deadline<'a> {
-    /// So much time from the first wait on; `None` and overlong times never end.
+impl<'a> Begun<'a> {
+    /// At the first wait.
     #[inline]
-    pub(crate) const fn after(inner: &'a Inner, timeout: Option<Duration>) -> Self {
+    pub(crate) const fn at_first_wait(inner: &'a Inner) -> Self {
         Self {
             inner,
-            timeout,
             at: Cell::new(None),
         }
     }
 
-    /// A time that is known (BOOTTIME ms).
-    pub(crate) const fn at_time(inner: &'a Inner, at: u64) -> Self {
+    /// At a time that is known (BOOTTIME ms).
+    pub(crate) const fn at(inner: &'a Inner, at: u64) -> Self {
         Self {
             inner,
-            timeout: None,
             at: Cell::new(Some(at)),
         }
     }
 
+    /// The store of the call.
+    #[inline]
+    pub(crate) const fn inner(&self) -> &'a Inner {
+        self.inner
+    }
+
+    /// So much later. Overlong times never end.
+    #[inline]
+    pub(crate) fn after(&'a self, time: Duration) -> Deadline<'a> {
+        Deadline {
+            begun: self,
+            after: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The end of the time that a call has, or a part of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline<'a> {
+    begun: &'a Begun<'a>,
+    /// In ms.
+    after: u64,
+}
+
+impl Deadline<'_> {
     /// When it is (BOOTTIME ms).
     #[inline]
-    pub(crate) fn at(&self) -> u64 {
-        if let Some(at) = self.at.get() {
-            return at;
-        }
-        let at = self.inner.deadline(self.timeout);
-        self.at.set(Some(at));
-        at
+    pub(crate) fn at(self) -> u64 {
+        let begun = self.begun.at.get().unwrap_or_else(|| {
+            let now = self.begun.inner.now();
+            self.begun.at.set(Some(now));
+            now
+        });
+        begun.saturating_add(self.after)
+    }
+
+    /// Whether it comes before another one of the same call.
+    #[inline]
+    pub(crate) const fn is_before(self, other: Self) -> bool {
+        self.after < other.after
+    }
+
+    /// The earlier one, of the same call.
+    #[inline]
+    pub(crate) const fn or_before(self, other: Self) -> Self {
+        if other.is_before(self) { other } else { self }
     }
 }

@@ -268,9 +268,7 @@ impl Group {
         &self,
         deliveries: impl IntoIterator<Item = D>,
     ) -> Vec<Result<()>> {
-        let deliveries: Vec<D> = deliveries.into_iter().collect();
-        let borrowed: Vec<&Delivery> = deliveries.iter().map(Borrow::borrow).collect();
-        crate::handed::ack_many(&self.shared, &borrowed)
+        self.ack_many_within(deliveries, Duration::MAX).done()
     }
 
     /// Counters of the group.

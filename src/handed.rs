@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::attempts::Attempts;
+use crate::deadline::Begun;
 use crate::delivery::claim::Claim;
 use crate::delivery::fetch::Fetched;
 use crate::delivery::settle::{self, Held, Return};
@@ -12,6 +14,7 @@ use crate::group::Shared;
 use crate::inner::{Inner, Opened};
 use crate::options::{Flush, MessageId, limits};
 use crate::receipt::Receipt;
+use crate::within::{Times, Unconfirmed, Within};
 
 /// A received message under a lease. It is done only when it is acked; dropped unsettled, it is
 /// put back at once.
@@ -156,7 +159,10 @@ impl Delivery {
 
     /// Settles by `settle`; from then on a drop does nothing. When nothing came of it (no room, a
     /// busy lock), the lease still stands and a drop puts the message back.
-    fn settle(&self, settle: impl FnOnce(&Arc<Inner>, &Held) -> Result<()>) -> Result<()> {
+    pub(crate) fn settle<T>(
+        &self,
+        settle: impl FnOnce(&Arc<Opened>, &Held) -> Result<T>,
+    ) -> Result<T> {
         let inner = &self.group.inner;
         let _call = inner.enter()?;
         let before = self.settled.swap(true, Ordering::AcqRel);
@@ -260,7 +266,7 @@ pub(crate) fn store_hash(inner: &Inner) -> u64 {
         .wrapping_mul(0x9e37_79b9)
 }
 
-fn settle_deadline(inner: &Inner) -> u64 {
+pub(crate) fn settle_deadline(inner: &Inner) -> u64 {
     inner.deadline(Some(inner.options.send_timeout))
 }
 
@@ -326,8 +332,12 @@ fn ends_lease(error: &Error) -> bool {
 }
 
 /// Acks many deliveries of one group. One result each.
-pub(crate) fn ack_many(group: &Arc<Shared>, deliveries: &[&Delivery]) -> Vec<Result<()>> {
-    ack_groups(&group.inner, deliveries, |_| group.id)
+pub(crate) fn ack_many(
+    group: &Arc<Shared>,
+    deliveries: &[&Delivery],
+    patience: Duration,
+) -> Within<Vec<Result<()>>> {
+    ack_groups(&group.inner, deliveries, |_| group.id, patience)
 }
 
 /// Acks deliveries of any groups of a store: a record for each group and one flush. One result
@@ -336,10 +346,11 @@ pub(crate) fn ack_groups(
     inner: &Arc<Opened>,
     deliveries: &[&Delivery],
     group: impl Fn(&Delivery) -> u32,
-) -> Vec<Result<()>> {
+    patience: Duration,
+) -> Within<Vec<Result<()>>> {
     let _call = match inner.enter() {
         Ok(call) => call,
-        Err(e) => return deliveries.iter().map(|_| Err(e.clone())).collect(),
+        Err(e) => return Within::Done(deliveries.iter().map(|_| Err(e.clone())).collect()),
     };
     let mut results: Vec<Result<()>> = deliveries.iter().map(|_| Ok(())).collect();
     // In the order in which the groups come first.
@@ -358,7 +369,9 @@ pub(crate) fn ack_groups(
             None => groups.push((of, vec![i])),
         }
     }
-    let deadline = settle_deadline(inner);
+    let begun = Begun::at_first_wait(inner);
+    let times = Times::of(&begun, None, patience);
+    let deadline = times.deadline.at();
     let mut sync: Vec<usize> = Vec::new();
     let mut sync_end = 0;
     for (id, members) in groups {
@@ -381,17 +394,22 @@ pub(crate) fn ack_groups(
             sync_end = sync_end.max(end);
         }
     }
-    let flush = if sync_end == 0 {
-        Flush::Async
-    } else {
-        Flush::Sync
-    };
-    if let Err(e) = inner.settle_durability(flush, sync_end, || deadline) {
-        for i in sync {
-            if results[i].is_ok() {
-                results[i] = Err(e.clone());
+    let finish = move |durable: Result<()>| {
+        if let Err(e) = durable {
+            for i in sync {
+                if results[i].is_ok() {
+                    results[i] = Err(e.clone());
+                }
             }
         }
+        results
+    };
+    if sync_end == 0 {
+        inner.appended();
+        return Within::Done(finish(Ok(())));
     }
-    results
+    match times.confirm(&mut Attempts::new(inner, times.deadline), inner, sync_end) {
+        Ok(false) => Unconfirmed::come_back(inner, (sync_end, times), finish),
+        durable => Within::Done(finish(durable.map(drop))),
+    }
 }

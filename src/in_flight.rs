@@ -24,7 +24,7 @@ use completer::Call;
 use parking_lot::{Condvar, Mutex};
 
 use crate::attempts::Attempts;
-use crate::deadline::Deadline;
+use crate::deadline::Begun;
 use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::inner::Inner;
@@ -237,8 +237,9 @@ impl InFlight {
             (first.end, first.deadline, last.end, state.earliest)
         };
         let until = deadline.min(earliest).min(self.round_end());
-        let give_up = Deadline::at_time(inner, give_up);
-        let waited = Attempts::new(inner, &give_up).run(|| inner.log.wait_durable(first, until));
+        let begun = Begun::at(inner, give_up);
+        let mut attempts = Attempts::new(inner, begun.after(Duration::ZERO));
+        let waited = attempts.run(|| inner.log.wait_durable(first, until));
         // A failed flush was one of everything published, so of all that waited before it.
         self.settle(inner, waited.err().map(|e| (e, last)));
     }
@@ -258,8 +259,8 @@ impl InFlight {
             Ok(_call) => {
                 let give_up = deadline.min(one.deadline);
                 let until = give_up.min(self.round_end());
-                let give_up = Deadline::at_time(&inner, give_up);
-                let mut attempts = Attempts::new(&inner, &give_up);
+                let begun = Begun::at(&inner, give_up);
+                let mut attempts = Attempts::new(&inner, begun.after(Duration::ZERO));
                 let waited = attempts.run(|| inner.log.wait_durable(one.end, until));
                 let failed = waited.err();
                 // While the send itself has time left, its failure is not ours to declare.

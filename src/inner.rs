@@ -161,6 +161,13 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Of a closed store: whether everything below this is durable, when the close has flushed.
+    #[cold]
+    pub(crate) fn closed_beyond(&self, end: u64) -> bool {
+        let _closed = self.calls.read();
+        self.log.ctl.load(W_DURABLE) >= end
+    }
+
     /// The incarnation of shared memory: receipts of another one fit nothing.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation

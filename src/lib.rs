@@ -65,6 +65,7 @@ mod topic;
 mod topic_options;
 mod trace;
 mod verify;
+mod within;
 
 pub use browse::{Browse, Browsed, Content};
 pub use configure::Configure;
@@ -97,6 +98,7 @@ pub use store::Store;
 pub use topic::Topic;
 pub use topic_options::{ConfigureStore, ConfigureTopic, TopicOptions};
 pub use verify::verify;
+pub use within::{Unconfirmed, Within};
 
 /// Version of the on-disk format this library writes; 0 is the draft before format v1.
 pub const FORMAT_VERSION: u32 = format::superblock::FORMAT_VERSION;

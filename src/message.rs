@@ -30,6 +30,10 @@ pub struct OutMessage<'a> {
     /// that makes senders wait, or among the sends in flight. Then `Timeout`, and nothing is
     /// stored; zero = do not wait for room. `None` = all of the time.
     pub room_timeout: Option<Duration>,
+    /// The part of the time that may go by before the message is in the log. Then `Timeout`, or
+    /// `Busy` if another process holds the log, and nothing is stored. A message of several records
+    /// (over 256 KiB, or a quarter of a smaller ring) may take all of the time. `None` = all of it.
+    pub append_timeout: Option<Duration>,
 }
 
 impl OutMessage<'_> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::delivery::producers::{self, Handle, Noted};
 use crate::error::{Code, Error, Outcome, Result};
@@ -47,46 +48,50 @@ impl std::fmt::Debug for Producer {
 }
 
 /// One numbered send.
-struct Number<'a> {
+pub(crate) struct Number<'a> {
     producer: &'a Producer,
-    seq: u64,
+    seq: Cell<u64>,
     /// It is the next one, whichever that is.
     any: bool,
-    /// It was not the next one any more: another thread was faster, and nothing is stored.
-    taken: Cell<bool>,
+    /// It was not the next one and is now: another thread was faster, or a message before it was
+    /// not stored.
+    changed: Cell<bool>,
     /// When it is sent, in ms since 1970: asked before the lock.
     sent_ms: u64,
 }
 
 impl Numbered for Number<'_> {
     fn stamp(&self) -> Option<(&str, u64)> {
-        Some((&self.producer.name, self.seq))
+        Some((&self.producer.name, self.seq.get()))
     }
 
     fn check(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool> {
         self.producer.check_epoch(tx)?;
         let id = self.producer.handle.id;
         let next = tx.get(tx.ctl.layout.producer(id, D_NEXT));
-        if self.seq > next {
-            return Err(Error::new(
-                Code::ProducerGap,
-                format!(
-                    "producer {} sends sequence {} but {next} is next; send every number once",
-                    self.producer.name, self.seq
-                ),
-            ));
-        }
-        if self.seq == next {
+        let seq = self.seq.get();
+        if seq == next {
             return Ok(false);
         }
         if self.any && !broken!(NumberGivenTwice) {
-            self.taken.set(true);
+            // It is in the record already, which is laid out again.
+            self.seq.set(next);
+            self.changed.set(true);
             return Err(Error::new(
                 Code::ProducerGap,
-                format!("another thread sent number {} meanwhile", self.seq),
+                format!("number {seq} is not the next one any more"),
             ));
         }
-        let known = producers::recall(tx, id, self.seq);
+        if seq > next {
+            return Err(Error::new(
+                Code::ProducerGap,
+                format!(
+                    "producer {} sends sequence {seq} but {next} is next; send every number once",
+                    self.producer.name
+                ),
+            ));
+        }
+        let known = producers::recall(tx, id, seq);
         stored.sent = Sent {
             id: MessageId(known.result.map_or(0, |(message, _)| message)),
             seq: known.result.map(|(_, seq)| seq),
@@ -100,13 +105,17 @@ impl Numbered for Number<'_> {
 
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64) {
         let send = Noted {
-            number: self.seq,
+            number: self.seq.get(),
             lsn,
             message: message.0,
             seq,
             sent_ms: self.sent_ms,
         };
         producers::note(tx, self.producer.handle.id, &send);
+    }
+
+    fn again(&self) -> bool {
+        self.changed.take()
     }
 }
 
@@ -228,56 +237,52 @@ impl Producer {
         })
     }
 
-    /// Sends with a number; with the next one again when another thread has taken it meanwhile.
-    fn with_number<T>(
+    /// Sends with a number.
+    pub(crate) fn with_number<T>(
         &self,
         topic: &Topic,
         seq: Option<u64>,
-        send: impl Fn(&Number<'_>) -> Result<T>,
+        send: impl FnOnce(&Number<'_>) -> Result<T>,
     ) -> Result<T> {
-        loop {
-            let number = self.number(topic, seq)?;
-            let sent = send(&number);
-            if sent.is_ok() || !number.taken.get() {
-                return sent;
-            }
-        }
+        send(&self.number(topic, seq)?)
     }
 
     /// The number of a send, of the next one if none is given.
-    fn number(&self, topic: &Topic, seq: Option<u64>) -> Result<Number<'_>> {
-        let refused = |e: Error| e.or_outcome(Outcome::NotStored);
-        self.check_store(topic).map_err(refused)?;
-        let next = || self.next_seq().map_err(refused);
-        let any = seq.is_none();
-        Ok(Number {
-            any,
-            ..self.numbered(seq.map_or_else(next, Ok)?)
-        })
+    pub(crate) fn number(&self, topic: &Topic, seq: Option<u64>) -> Result<Number<'_>> {
+        let first = self.first(topic, seq)?;
+        Ok(self.numbered(first, seq.is_none()))
     }
 
-    fn numbered(&self, seq: u64) -> Number<'_> {
+    /// The number that sends to a topic begin with, if none is given by what is next now.
+    pub(crate) fn first(&self, topic: &Topic, seq: Option<u64>) -> Result<u64> {
+        let refused = |e: Error| e.or_outcome(Outcome::NotStored);
+        self.check_store(topic).map_err(refused)?;
+        seq.map_or_else(|| self.next_seq(), Ok).map_err(refused)
+    }
+
+    /// `any`: it is the next one when it is appended.
+    pub(crate) fn numbered(&self, seq: u64, any: bool) -> Number<'_> {
         Number {
             producer: self,
-            seq,
-            any: false,
-            taken: Cell::new(false),
+            seq: Cell::new(seq),
+            any,
+            changed: Cell::new(false),
             sent_ms: self.inner.log.ctl.host.realtime_ms(),
         }
     }
 
-    /// Sends messages numbered from `first` on, with one flush at the end.
+    /// Sends messages numbered from `first` on, with one flush at the end; `None` = each with the
+    /// next number, so that threads can share the handle: what others send meanwhile may have
+    /// numbers in between, and one that is not stored takes none.
     #[must_use = "each message has its own result"]
     pub fn send_many(
         &self,
         topic: &Topic,
-        first: u64,
+        first: impl Into<Option<u64>>,
         messages: &[OutMessage<'_>],
     ) -> Vec<Result<Sent>> {
-        if let Err(e) = self.check_store(topic) {
-            return messages.iter().map(|_| Err(e.clone())).collect();
-        }
-        topic.send_many_numbered(messages, |i| self.numbered(first.saturating_add(i as u64)))
+        self.send_many_within(topic, first, messages, Duration::MAX)
+            .done()
     }
 
     fn check_store(&self, topic: &Topic) -> Result<()> {

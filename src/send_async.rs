@@ -2,9 +2,10 @@
 //! ones, which have none. Both are appended before the call returns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::attempts::Attempts;
-use crate::deadline::Deadline;
+use crate::deadline::Begun;
 use crate::error::{Code, Error, Outcome, Result};
 use crate::in_flight::{Entry, Room};
 use crate::message::{Message, OutMessage};
@@ -12,6 +13,7 @@ use crate::options::{Flush, WhenFull};
 use crate::pending::{One, Pending};
 use crate::topic::{Numbered, Plain, Stored, Topic};
 use crate::topic_options::RoomWait;
+use crate::within::Times;
 
 impl Topic {
     /// Sends a body without waiting for the disk: the message is in the log when this returns, and
@@ -143,8 +145,9 @@ impl Topic {
         let inner = &self.inner;
         // A forked child must not come to the locks of what is in flight.
         drop(inner.enter().map_err(refused)?);
-        let deadline = inner.deadline(message.timeout.or(Some(inner.options.send_timeout)));
-        let time = Deadline::at_time(inner, deadline);
+        let begun = Begun::at(inner, inner.now());
+        let times = Times::of(&begun, Some(message), Duration::MAX);
+        let deadline = times.deadline.at();
         let when_full = message.when_full.unwrap_or(WhenFull::Wait);
         let len = message.body.len();
         let until = RoomWait::of(message).until(inner, deadline);
@@ -152,8 +155,8 @@ impl Topic {
         let room = admitted.map_err(refused)?;
         let appended = inner.enter().and_then(|call| {
             let mut stored = Stored::NOTHING;
-            let append = || self.append(message, numbered, &time, &mut stored);
-            Attempts::new(inner, &time).run(append)?;
+            let mut attempts = Attempts::new(inner, times.deadline);
+            self.append_in_time(message, numbered, (&mut attempts, times), &mut stored)?;
             Ok((stored, call))
         });
         let (stored, _call) = match appended {

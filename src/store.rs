@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::group::{group_stats, pin};
 use crate::group_options::{GroupOptions, check_user_name};
 use crate::handed::{
-    Delivery, ack_groups, ack_held, check_reason, extend_held, nack_held, reject_held, store_hash,
+    Delivery, ack_held, check_reason, extend_held, nack_held, reject_held, store_hash,
 };
 use crate::inner::{Inner, Opened};
 use crate::options::{Flush, StoreOptions, made_with};
@@ -53,7 +53,7 @@ use crate::topic_options::TopicOptions;
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Opened>,
+    pub(crate) inner: Arc<Opened>,
 }
 
 impl std::fmt::Debug for Store {
@@ -465,7 +465,7 @@ impl Store {
         &self.inner.report
     }
 
-    fn held(&self, receipt: &Receipt) -> Result<crate::delivery::settle::Held> {
+    pub(crate) fn held(&self, receipt: &Receipt) -> Result<crate::delivery::settle::Held> {
         self.inner.check_writable()?;
         if receipt.store != store_hash(&self.inner) {
             return Err(Error::new(
@@ -533,9 +533,7 @@ impl Store {
         &self,
         deliveries: impl IntoIterator<Item = D>,
     ) -> Vec<Result<()>> {
-        let deliveries: Vec<D> = deliveries.into_iter().collect();
-        let borrowed: Vec<&Delivery> = deliveries.iter().map(|d| d.borrow()).collect();
-        ack_groups(&self.inner, &borrowed, Delivery::group_id)
+        self.ack_many_within(deliveries, Duration::MAX).done()
     }
 
     /// Puts a message back by receipt; `None` = the group's back-off.

@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::commitlog::append::{Need, Purpose, wake_topic};
-use crate::deadline::Deadline;
+use crate::deadline::{Begun, Deadline};
 use crate::delivery::kept::{self, Over};
 use crate::delivery::registry;
 use crate::error::{Code, Error, Outcome, Result};
@@ -18,6 +19,7 @@ use crate::options::{Flush, MessageId, SendStatus, Sent};
 use crate::shm::Tx;
 use crate::shm::control::{T_FIRST, T_FLAGS, T_NEXT, TOPIC_COUNTED, TOPIC_COUNTING};
 use crate::topic_options::RoomWait;
+use crate::within::{Times, Unconfirmed, Within};
 
 /// A topic of an open store. Cheap to clone; usable from any thread.
 #[derive(Clone)]
@@ -46,6 +48,10 @@ pub(crate) trait Numbered {
     fn check(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool>;
     /// Under the lock, after the append of the record at `lsn`.
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64);
+    /// After an error: whether to append it once more, because it has another number now.
+    fn again(&self) -> bool {
+        false
+    }
 }
 
 /// A send without a producer's name.
@@ -189,12 +195,12 @@ impl Topic {
         let inner: &Arc<Inner> = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
         let _call = inner.enter().map_err(refused)?;
-        let timeout = message.timeout.unwrap_or(inner.options.send_timeout);
-        let deadline = Deadline::after(inner, Some(timeout));
-        let mut attempts = Attempts::new(inner, &deadline);
+        let begun = Begun::at_first_wait(inner);
+        let times = Times::of(&begun, Some(message), Duration::MAX);
+        let deadline = times.deadline;
+        let mut attempts = Attempts::new(inner, deadline);
         let mut stored = Stored::NOTHING;
-        attempts
-            .run(|| self.append(message, numbered, &deadline, &mut stored))
+        self.append_in_time(message, numbered, (&mut attempts, times), &mut stored)
             .map_err(refused)?;
         let flush = message.flush.unwrap_or(inner.options.flush);
         // Once it is appended, trying again is waiting again for the same position.
@@ -227,25 +233,25 @@ impl Topic {
     /// ```
     #[must_use = "each message has its own result"]
     pub fn send_many(&self, messages: &[OutMessage<'_>]) -> Vec<Result<Sent>> {
-        self.send_many_numbered(messages, |_| Plain)
+        self.send_many_within(messages, Duration::MAX).done()
     }
 
     pub(crate) fn send_many_numbered<N: Numbered>(
         &self,
         messages: &[OutMessage<'_>],
         number: impl Fn(usize) -> N,
-    ) -> Vec<Result<Sent>> {
+        patience: Duration,
+    ) -> Within<Vec<Result<Sent>>> {
         let inner = &self.inner;
         let refused = |e: Error| e.or_outcome(Outcome::NotStored);
-        let _call = match inner.enter() {
+        let _call = match inner.enter().map_err(refused) {
             Ok(call) => call,
-            Err(e) => return messages.iter().map(|_| Err(refused(e.clone()))).collect(),
+            Err(e) => return Within::Done(messages.iter().map(|_| Err(e.clone())).collect()),
         };
-        let timeout = messages.first().and_then(|m| m.timeout);
-        let timeout = timeout.unwrap_or(inner.options.send_timeout);
-        let deadline = Deadline::after(inner, Some(timeout));
+        let begun = Begun::at_first_wait(inner);
+        let times = Times::of(&begun, messages.first(), patience);
         // The attempts are those of the whole call: a full disk is waited for once.
-        let mut attempts = Attempts::new(inner, &deadline);
+        let mut attempts = Attempts::new(inner, times.deadline);
         let is_sync = |m: &OutMessage<'_>| m.flush.unwrap_or(inner.options.flush) == Flush::Sync;
         let mut sync_end = 0;
         let mut results = Vec::with_capacity(messages.len());
@@ -253,7 +259,7 @@ impl Topic {
         while let [message, ..] = &messages[results.len()..] {
             let done = results.len();
             if N::PLAIN && late.is_none() {
-                self.append_run(&messages[done..], &deadline, |message, stored| {
+                self.append_run(&messages[done..], times.append, |message, stored| {
                     let sync = is_sync(message);
                     sync_end = sync_end.max(if sync { stored.end } else { 0 });
                     results.push(Ok((stored.sent.clone(), sync)));
@@ -267,7 +273,7 @@ impl Topic {
             let appended = match &late {
                 // Whoever waits in vain holds up those behind it: what is sent is sent in order.
                 Some(e) => Err(Error::clone(e)),
-                None => attempts.run(|| self.append(message, &number, &deadline, &mut stored)),
+                None => self.append_in_time(message, &number, (&mut attempts, times), &mut stored),
             };
             let appended = appended.map_err(refused);
             late = late.or_else(|| appended.as_ref().err().filter(|e| is_late(e)).cloned());
@@ -275,20 +281,25 @@ impl Topic {
             sync_end = sync_end.max(if sync { stored.end } else { 0 });
             results.push(appended.map(|()| (stored.sent, sync)));
         }
-        let flush = if sync_end == 0 {
-            Flush::Async
-        } else {
-            Flush::Sync
+        let finish = move |durable: Result<()>| {
+            let finish = |result: Result<(Sent, bool)>| {
+                let (mut sent, sync) = result?;
+                if sync {
+                    durable.clone()?;
+                    sent.durable = true;
+                }
+                Ok(sent)
+            };
+            results.into_iter().map(finish).collect()
         };
-        let durable = attempts.run(|| inner.settle_durability(flush, sync_end, || deadline.at()));
-        let finish = |result: Result<(Sent, bool)>| {
-            let (mut sent, sync) = result?;
-            if sync {
-                sent.durable = durable.clone()?;
-            }
-            Ok(sent)
-        };
-        results.into_iter().map(finish).collect()
+        if sync_end == 0 {
+            inner.appended();
+            return Within::Done(finish(Ok(())));
+        }
+        match times.confirm(&mut attempts, inner, sync_end) {
+            Ok(false) => Unconfirmed::come_back(inner, (sync_end, times), finish),
+            durable => Within::Done(finish(durable.map(drop))),
+        }
     }
 
     /// Appends a message, whole or in chunks. An error means that it is not stored.
@@ -296,7 +307,7 @@ impl Topic {
         &self,
         message: &OutMessage<'_>,
         numbered: &impl Numbered,
-        deadline: &Deadline<'_>,
+        deadline: Deadline<'_>,
         stored: &mut Stored,
     ) -> Result<()> {
         check_limits(message)?;
@@ -313,9 +324,14 @@ impl Topic {
                 self.append_record(record, (None, bytes), numbered, deadline, stored)
             })
         };
-        while let Some(over) = append()? {
-            // Nothing is changed, and no buffer is held while it waits.
-            self.await_room(&over, bytes, deadline.at(), &mut room)?;
+        loop {
+            match append() {
+                Ok(None) => break,
+                // Nothing is changed, and no buffer is held while it waits.
+                Ok(Some(over)) => self.await_room(&over, bytes, deadline.at(), &mut room)?,
+                Err(_) if numbered.again() => {}
+                Err(e) => return Err(e),
+            }
         }
         if !stored.sent.duplicate {
             wake_topic(&self.inner.log, self.id);
@@ -329,7 +345,7 @@ impl Topic {
     fn append_run(
         &self,
         messages: &[OutMessage<'_>],
-        deadline: &Deadline<'_>,
+        deadline: Deadline<'_>,
         mut tell: impl FnMut(&OutMessage<'_>, &Stored),
     ) {
         let log = &self.inner.log;
@@ -438,7 +454,7 @@ impl Topic {
         record: &mut [u8],
         (first_lsn, bytes): (Option<u64>, u64),
         numbered: &impl Numbered,
-        deadline: &Deadline<'_>,
+        deadline: Deadline<'_>,
         stored: &mut Stored,
     ) -> Result<Option<Box<Over>>> {
         let log = &self.inner.log;
@@ -522,9 +538,9 @@ impl Topic {
     }
 }
 
-/// Whether the time was over before there was room.
+/// Whether the time was over before there was room, or the log was free.
 fn is_late(error: &Error) -> bool {
-    error.code() == Code::Timeout
+    matches!(error.code(), Code::Timeout | Code::Busy)
 }
 
 /// Appends to `ext` what there is about a message besides its body.

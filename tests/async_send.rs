@@ -21,6 +21,8 @@ mod forks;
 mod futures;
 #[path = "async_send/room.rs"]
 mod room;
+#[path = "async_send/within.rs"]
+mod within;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -219,3 +219,45 @@ fn threads_share_a_producer_and_every_message_is_stored() {
     assert_eq!(producer.next_seq().unwrap(), THREADS * EACH);
     store.close().unwrap();
 }
+
+#[test]
+fn threads_send_many_by_one_producer_and_every_message_is_stored() {
+    const THREADS: u64 = 4;
+    const EACH: u64 = 300;
+    let place = Place::new("shared-batches");
+    let store = Store::options().flush(Flush::Async).open(&place.0).unwrap();
+    let (topic, producer) = (store.topic("t").unwrap(), store.producer("p").unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let long = "k".repeat(256);
+                for number in 0..EACH {
+                    let message = |body| OutMessage {
+                        body,
+                        ..OutMessage::default()
+                    };
+                    let refused = OutMessage {
+                        key: Some(&long),
+                        ..message(b"never")
+                    };
+                    // What is refused takes no number: those behind it are sent all the same.
+                    let batch = [message(b"a"), refused, message(b"b"), message(b"c")];
+                    let sent = producer.send_many(&topic, None, &batch);
+                    for (at, result) in sent.iter().enumerate() {
+                        match result {
+                            Ok(sent) => assert!(!sent.duplicate && at != 1, "{number}, {at}"),
+                            Err(e) => assert_eq!((at, e.code()), (1, Code::LimitExceeded), "{e}"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(topic.len().unwrap(), 3 * THREADS * EACH);
+    assert_eq!(producer.next_seq().unwrap(), 3 * THREADS * EACH);
+    let numbers = topic
+        .browse()
+        .map(|m| m.unwrap().content.unwrap().producer().unwrap().1);
+    assert!(numbers.eq(0..3 * THREADS * EACH), "in order, without gaps");
+    store.close().unwrap();
+}

@@ -1,7 +1,7 @@
-"""Asynchronous sends: futures, callbacks, and the thread that completes them.
+"""Asynchronous sends: callbacks, and the thread that makes them.
 
-Loaded by the first asynchronous send. The native module puts results together; here they become
-those of futures, in batches, on one thread for each open store.
+Loaded by the first asynchronous send. A future knows its result by itself; one that somebody wants
+to be told of is finished here, in batches, on one thread for each open store.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures._base import RUNNING
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ._errors import Error
     from ._keepq import SendResult, Store
 
-    # A future, its callbacks, and a result or an error.
+    class _SendFuture(Future[SendResult]):
+        """What the native one has beyond any other."""
+
+        _waiters: list[Any]
+        _done_callbacks: list[Callable[[Any], object]]
+
+        def _finish_untold(self) -> bool: ...
+        def _finish(self) -> None: ...
+        def _abandon(self, error: Error) -> None: ...
+
+    # A future, the callbacks of its send, and a result or an error.
     _Settled = tuple[
-        Future[SendResult],
+        _SendFuture,
         Callable[[SendResult], object] | None,
         Callable[[Error], object] | None,
         SendResult | None,
@@ -36,14 +46,6 @@ log = logging.getLogger("keepq")
 _stores: weakref.WeakKeyDictionary[Store, threading.Thread] = weakref.WeakKeyDictionary()
 
 
-def future() -> Future[SendResult]:
-    """A future that cannot be cancelled: its message is in the log, or will be in a moment."""
-    made: Future[SendResult] = Future()
-    # As set_running_or_notify_cancel does, without its lock: nobody else knows it yet.
-    made._state = RUNNING
-    return made
-
-
 def start(store: Store, batches: Iterator[list[_Settled]]) -> None:
     """Starts the thread of a store."""
     thread = threading.Thread(target=deliver, args=(batches,), name="keepq-sends", daemon=True)
@@ -52,14 +54,15 @@ def start(store: Store, batches: Iterator[list[_Settled]]) -> None:
 
 
 def deliver(batches: Iterator[list[_Settled]]) -> None:
-    """The thread: completes futures and calls back, until the store is closed."""
+    """The thread: finishes futures and calls back, until the store is closed."""
     for batch in batches:
-        _deliver_all(batch)
+        deliver_all(batch)
         # Nothing of a batch is kept alive while the next one is waited for.
         del batch
 
 
-def _deliver_all(batch: list[_Settled]) -> None:
+def deliver_all(batch: list[_Settled]) -> None:
+    """Finishes futures and calls back."""
     for settled in batch:
         try:
             _settle(*settled)
@@ -68,20 +71,53 @@ def _deliver_all(batch: list[_Settled]) -> None:
 
 
 def _settle(
-    future: Future[SendResult],
+    future: _SendFuture,
     on_success: Callable[[SendResult], object] | None,
     on_exception: Callable[[Error], object] | None,
     result: SendResult | None,
     error: Error | None,
 ) -> None:
+    if not future._finish_untold():
+        _tell(future, error)
     if error is not None:
-        future.set_exception(error)
         if on_exception is not None:
             _call(on_exception, error)
-    elif result is not None:
-        future.set_result(result)
-        if on_success is not None:
-            _call(on_success, result)
+    elif result is not None and on_success is not None:
+        _call(on_success, result)
+
+
+def _tell(future: _SendFuture, error: Error | None) -> None:
+    """Finishes a future as concurrent.futures does."""
+    with future._condition:
+        future._finish()
+        for waiter in future._waiters:
+            if error is None:
+                waiter.add_result(future)
+            else:
+                waiter.add_exception(future)
+        future._condition.notify_all()
+    for callback in future._done_callbacks:
+        try:
+            call_done(future, callback)
+        except BaseException:
+            log.exception("a callback of %r ended its thread for results; it goes on", future)
+
+
+def call_done(future: _SendFuture, callback: Callable[[Any], object]) -> None:
+    """Calls what somebody added to a future. What it raises is logged, as by any other future."""
+    try:
+        callback(future)
+    except Exception:
+        logging.getLogger("concurrent.futures").exception(
+            "exception calling callback for %r", future
+        )
+
+
+def wait(future: _SendFuture, timeout: float | None) -> bool:
+    """Waits until a future that is to be told of is finished."""
+    condition = future._condition
+    with condition:
+        return condition.wait_for(future.done, timeout)
 
 
 def _call(callback: Callable[[Any], object], value: object) -> None:
@@ -107,11 +143,7 @@ def _after_fork() -> None:
     for store in list(_stores):
         error, futures = store._forked()
         for future in futures:
-            # Its lock may be held for ever here, and its callbacks are the parent's.
-            future._condition = threading.Condition()
-            future._done_callbacks.clear()  # type: ignore[attr-defined]
-            if not future.done():
-                future.set_exception(error)
+            future._abandon(error)
     _stores.clear()
 
 

@@ -126,6 +126,8 @@ breaks! {
     FailedNotSticky = "failed_not_sticky",
     /// An asynchronous send is confirmed before its flush.
     PendingBeforeFlush = "pending_before_flush",
+    /// A send that came back is confirmed although its flush is not over.
+    ConfirmedBeforeFlush = "confirmed_before_flush",
     /// A member that ends stays among the consumers of its groups.
     ConsumersOutliveMembers = "consumers_outlive_members",
     /// A broadcast consumer without a name ends although its member has it open.

@@ -16,7 +16,7 @@ use crate::list;
 use crate::members::{Member, body, drain, ids, open, open_with, options};
 
 /// Calls this right before the next disk call of a kind on this thread, once.
-fn at_next(kind: CallKind, act: impl FnOnce() + 'static) -> Rc<Cell<bool>> {
+pub(crate) fn at_next(kind: CallKind, act: impl FnOnce() + 'static) -> Rc<Cell<bool>> {
     let reached = Rc::new(Cell::new(false));
     let (mut last, mut act, told) = (calls_announced(), Some(act), Rc::clone(&reached));
     set_point_hook(Some(Box::new(move || {
@@ -33,7 +33,7 @@ fn at_next(kind: CallKind, act: impl FnOnce() + 'static) -> Rc<Cell<bool>> {
 }
 
 /// Lets the next call of this kind fail, and all later calls too if `sticky`.
-fn fail_next(world: &SimWorld, kind: CallKind, error: Fault, sticky: bool) {
+pub(crate) fn fail_next(world: &SimWorld, kind: CallKind, error: Fault, sticky: bool) {
     let machine = world.clone();
     at_next(kind, move || {
         machine.plan_fault(FaultPlan {
@@ -62,7 +62,7 @@ fn start() -> (SimWorld, Member) {
     (world, member)
 }
 
-fn in_doubt(error: &Error, code: Code) {
+pub(crate) fn in_doubt(error: &Error, code: Code) {
     assert_eq!(error.code(), code, "{error}");
     assert_eq!(error.outcome(), Some(Outcome::MaybeStored), "{error}");
 }

@@ -106,6 +106,7 @@ def test_what_a_parent_sent_is_told_to_the_parent_only(path: Path, run_python: R
         run_python,
         path,
         """
+import concurrent.futures
 block, entered = threading.Event(), threading.Event()
 def hold(result):
     entered.set()
@@ -115,13 +116,18 @@ entered.wait(60)
 second = topic.send_async(b"b", on_success=lambda r: print("called in", os.getpid() == parent))
 second.add_done_callback(lambda f: print("done in", os.getpid() == parent))
 parent = os.getpid()
-child(lambda: print(got(lambda: second.result(10)), second.exception().outcome))
+def body():
+    print(got(lambda: second.result(10)), second.exception().outcome)
+    second.add_done_callback(lambda f: print("told", f.done()))
+    print(len(concurrent.futures.wait([first, second], 10).done))
+child(body)
 block.set()
 kq.close()
 print(second.result().seq)
 """,
     )
-    assert lines == ["ForkedHandle maybe_stored", "done in True", "called in True", "1"]
+    theirs = ["ForkedHandle maybe_stored", "told True", "2"]
+    assert lines == [*theirs, "done in True", "called in True", "1"]
 
 
 def test_a_child_that_leaves_takes_nothing_along(path: Path, run_python: Run) -> None:

@@ -123,7 +123,7 @@ def test_when_too_many_are_in_flight_a_send_waits_or_is_refused(path: Path) -> N
         topic = kq.topic("t")
         topic.send_async(b"a", on_success=hold)
         assert entered.wait(60)
-        topic.send_async(b"b")
+        topic.send_async(b"b", on_success=hold)
         with pytest.raises(keepq.Full, match="max_in_flight") as full:
             topic.send_async(b"c", when_full="raise")
         with pytest.raises(keepq.Timeout) as late:

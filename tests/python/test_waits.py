@@ -119,6 +119,31 @@ def test_many_threads_send_and_receive_each_message_once(kq: keepq.Store) -> Non
     assert sorted(map(int, seen)) == list(range(each * threads))
 
 
+def test_threads_share_a_producer_and_every_message_is_stored(kq: keepq.Store) -> None:
+    topic, producer, threads, each = kq.topic("t"), kq.producer("p"), 4, 100
+    failed: list[object] = []
+
+    def send() -> None:
+        for _ in range(each):
+            batch = [b"a", keepq.Msg(b"never", key="k" * 256), b"b"]
+            many = producer.send_many(topic, batch, flush="async")
+            # What is refused takes no number: what is behind it is sent all the same.
+            failed.extend(index for index, _ in many.failed)
+            assert not any(result.duplicate for result in many.ok)
+            assert not producer.send(topic, b"c", flush="async").duplicate
+
+    all_threads = [threading.Thread(target=send) for _ in range(threads)]
+    for thread in all_threads:
+        thread.start()
+    for thread in all_threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert failed == [1] * (threads * each)
+    assert producer.next_seq == len(topic) == 3 * threads * each
+    numbers = [message.producer_seq for message in topic.browse()]
+    assert numbers == list(range(3 * threads * each))
+
+
 def test_ctrl_c_ends_a_wait(kq: keepq.Store) -> None:
     group = kq.group("t", "g")
     # A run in the background begins with the signal ignored.

@@ -374,10 +374,7 @@ fn send_run(entry: &StoreEntry, run: &[Part<'_>]) -> Vec<Result<Sent>> {
         let topic = entry.topic(topic)?;
         Ok(match first.producer(entry)? {
             None => topic.send_many(&messages),
-            Some(producer) => {
-                let seq = first.seq.map_or_else(|| producer.next_seq(), Ok)?;
-                producer.send_many(&topic, seq, &messages)
-            }
+            Some(producer) => producer.send_many(&topic, first.seq, &messages),
         })
     };
     sent().unwrap_or_else(|e: Error| run.iter().map(|_| Err(e.clone())).collect())

@@ -2,7 +2,7 @@
 
 use crate::codec::{Codec, encoded};
 use crate::error;
-use crate::wait::Bounds;
+use crate::wait::{Bounds, SLICE};
 use engine::{Code, Flush, OutMessage, WhenFull};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -177,6 +177,7 @@ impl Outgoing {
             timeout: bounds.all.or(self.timeout),
             when_full: self.when_full,
             room_timeout: Some(bounds.room),
+            append_timeout: Some(SLICE),
         }
     }
 

@@ -8,11 +8,13 @@ use crate::kept::Kept;
 use crate::message::Message;
 use crate::store::Store;
 use crate::{report, wait};
-use engine::{Backoff, BackoffKind, Code, Delivery, Error, GroupOptions, Readiness, Result, Start};
+use engine::{
+    Backoff, BackoffKind, Code, Delivery, Error, GroupOptions, Readiness, Result, Start, Within,
+};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDateTime, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDateTime, PyList, PyString, PyTuple};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -388,16 +390,17 @@ impl Group {
     /// Returns an empty list when timeout seconds are over (None = wait for ever, 0 = try once).
     /// Raises what receive does, LimitExceeded.
     #[pyo3(signature = (max, timeout=None, *, detached=false))]
-    fn receive_batch(
-        slf: &Bound<'_, Self>,
+    fn receive_batch<'py>(
+        slf: &Bound<'py, Self>,
         max: usize,
         timeout: Option<Seconds>,
         detached: bool,
-    ) -> PyResult<Vec<Message>> {
+    ) -> PyResult<Bound<'py, PyList>> {
         let timeout = timeout.map(|t| t.0);
         let got = slf.get().receive_up_to(slf.py(), max, timeout, detached)?;
+        // Each goes from the engine's list into its object: deliveries are large.
         let message = |delivery| Message::new(delivery, slf.clone().unbind());
-        Ok(got.into_iter().map(message).collect())
+        PyList::new(slf.py(), got.into_iter().map(message))
     }
 
     /// A descriptor for event loops, the same at every call: readable when poll() may find a
@@ -424,7 +427,7 @@ impl Group {
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
         let group = self.kept().now().group;
-        let results = py.detach(|| group.ack_many(deliveries));
+        let results = py.detach(|| group.ack_many_within(deliveries, wait::SLICE));
         acked(py, &messages, results)
     }
 
@@ -566,8 +569,13 @@ impl Group {
 pub(crate) fn acked(
     py: Python<'_>,
     messages: &[Py<Message>],
-    results: Vec<Result<()>>,
+    results: Within<Vec<Result<()>>>,
 ) -> PyResult<()> {
+    let results = wait::confirmed(py, results).inspect_err(|_| {
+        messages
+            .iter()
+            .for_each(|message| message.get().note_settled())
+    })?;
     for (message, result) in messages.iter().zip(&results) {
         message.get().answered(result);
     }

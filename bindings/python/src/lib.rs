@@ -11,6 +11,7 @@ mod args;
 mod browse;
 mod codec;
 mod error;
+mod future;
 mod group;
 mod keep_alive;
 mod kept;

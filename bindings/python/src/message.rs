@@ -5,7 +5,8 @@ use crate::codec;
 use crate::error::OrRaise;
 use crate::group::Group;
 use crate::keep_alive::KeepAlive;
-use engine::{Code, Delivery, Error, Result};
+use crate::wait::{self, SLICE};
+use engine::{Code, Delivery, Error, Result, Within};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
@@ -59,12 +60,29 @@ impl Message {
         }
     }
 
+    /// Notes that it is settled for everybody, though the wait for the disk was ended.
+    pub(crate) fn note_settled(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
     fn settle(
         &self,
         py: Python<'_>,
         settle: impl FnOnce(&Delivery) -> Result<()> + Send,
     ) -> PyResult<()> {
         let result = py.detach(|| settle(self.delivery()));
+        self.answered(&result);
+        result.or_raise(py)
+    }
+
+    /// Settles with a wait for the disk, if that is asked for, that Ctrl-C can end.
+    fn settle_within(
+        &self,
+        py: Python<'_>,
+        settle: impl FnOnce(&Delivery) -> Within<Result<()>> + Send,
+    ) -> PyResult<()> {
+        let settled = py.detach(|| settle(self.delivery()));
+        let result = wait::confirmed(py, settled).inspect_err(|_| self.note_settled())?;
         self.answered(&result);
         result.or_raise(py)
     }
@@ -93,9 +111,9 @@ impl Message {
             return Ok(handled);
         }
         match ending {
-            Ending::Ack => self.settle(py, Delivery::ack),
+            Ending::Ack => self.settle_within(py, |d| d.ack_within(None, SLICE)),
             Ending::Retry(delay) => self.settle(py, |d| d.nack(delay.map(|d| d.0))),
-            Ending::Reject(reason) => self.settle(py, |d| d.reject(&reason)),
+            Ending::Reject(reason) => self.settle_within(py, |d| d.reject_within(&reason, SLICE)),
             Ending::Nack => {
                 // The exception on its way is what matters; an unsettled lease ends by itself.
                 let _ = self.settle(py, |d| d.nack(None));
@@ -216,13 +234,12 @@ impl Message {
     }
 
     /// Done: the group does not get it again. flush="sync" makes the ack survive a power cut.
-    /// Raises LeaseLost when the lease had ended.
+    /// Raises LeaseLost when the lease had ended. After Ctrl-C during the wait for the disk it is
+    /// acked; a power cut soon after may undo that.
     #[pyo3(signature = (*, flush=None))]
     fn ack(&self, py: Python<'_>, flush: Option<FlushMode>) -> PyResult<()> {
-        self.settle(py, |delivery| match flush {
-            None => delivery.ack(),
-            Some(FlushMode(flush)) => delivery.ack_with(flush),
-        })
+        let flush = flush.map(|f| f.0);
+        self.settle_within(py, |delivery| delivery.ack_within(flush, SLICE))
     }
 
     /// Not done: it is delivered again after delay seconds; None = after the group's back-off, 0 =
@@ -234,7 +251,7 @@ impl Message {
 
     /// Never again: it becomes a dead letter of the group, with this reason.
     fn reject(&self, py: Python<'_>, reason: PyBackedStr) -> PyResult<()> {
-        self.settle(py, |delivery| delivery.reject(&reason))
+        self.settle_within(py, |delivery| delivery.reject_within(&reason, SLICE))
     }
 
     /// Keeps it for so many seconds from now on.

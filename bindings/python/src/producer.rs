@@ -3,6 +3,7 @@
 use crate::args::{FlushMode, Outgoing, Seconds, Timeout, WhenFullArg, outgoing};
 use crate::codec::encoded;
 use crate::error::OrRaise;
+use crate::future::SendFuture;
 use crate::send::{SendMany, SendResult};
 use crate::sending::{Callbacks, forgotten, sent_by_us, sent_in_order};
 use crate::store::Store;
@@ -107,7 +108,11 @@ impl Producer {
         };
         // In a forked child the topic would be opened anew, but never this producer.
         let (time, topic) = (topic.time(&out), topic.now());
-        let send = |bounds| Ok(py.detach(|| self.inner.send(&topic, seq, &out.out(bounds))));
+        let send = |bounds| {
+            let out = out.out(bounds);
+            let sent = py.detach(|| self.inner.send_within(&topic, seq, &out, wait::SLICE));
+            wait::confirmed(py, sent)
+        };
         let sent = wait::for_room(py, time, send)?;
         Ok(SendResult::new(&sent))
     }
@@ -138,7 +143,7 @@ impl Producer {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
         _room: Option<Seconds>,
-    ) -> PyResult<Py<PyAny>> {
+    ) -> PyResult<Py<SendFuture>> {
         let topic = self.topic(topic)?;
         let topic = topic.get();
         let (body, headers) = encoded(topic.codec, body, headers)?;
@@ -152,14 +157,13 @@ impl Producer {
             timeout: timeout.for_engine(),
             when_full: when_full.map(|w| w.0),
         };
-        // In a forked child this raises, before the topic could be opened anew.
-        py.detach(|| self.inner.next_seq()).or_raise(py)?;
         let callbacks = Callbacks {
             patience: _room.map(|room| room.0),
             on_success,
             on_exception,
         };
-        topic.start(py, callbacks, &out, |topic, bounds| {
+        // In a forked child this raises: it is not this producer's.
+        topic.start(py, callbacks, &out, false, |topic, bounds| {
             self.inner.send_async(topic, seq, &out.out(bounds))
         })
     }
@@ -214,8 +218,9 @@ impl Producer {
         })
     }
 
-    /// Sends many messages with consecutive sequences from first (None = the next) and one flush.
-    /// Returns a SendMany.
+    /// Sends many messages with consecutive sequences from first on and one flush; None = each with
+    /// the next one, so that threads may share the producer: others' may be in between, and a
+    /// message that fails takes none. Returns a SendMany, as Topic.send_many.
     #[pyo3(
         signature = (topic, messages, *, first=None, flush=None, timeout=Timeout::Default),
         text_signature = "($self, topic, messages, *, first=None, flush=None, timeout=...)"
@@ -234,12 +239,11 @@ impl Producer {
         let codec = topic.codec;
         let messages = outgoing(messages, codec, flush.map(|f| f.0).or(topic.flush), timeout)?;
         let (time, topic) = (self.store.get().send_timeout(), topic.now());
-        let first = py.detach(|| first.map_or_else(|| self.inner.next_seq(), Ok));
-        let first = first.or_raise(py)?;
         let send = |out: &[OutMessage<'_>]| {
             // What is left is the end of all.
-            let from = first + (messages.len() - out.len()) as u64;
-            let send = || sent_by_us(self.inner.send_many(&topic, from, out));
+            let done = (messages.len() - out.len()) as u64;
+            let from = first.map(|first| first.saturating_add(done));
+            let send = || sent_by_us(self.inner.send_many_within(&topic, from, out, wait::SLICE));
             py.detach(send).or_raise(py)
         };
         sent_in_order(py, &messages, time, send)

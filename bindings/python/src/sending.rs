@@ -3,21 +3,13 @@
 
 use crate::args::Outgoing;
 use crate::error::OrRaise;
+use crate::future::SendFuture;
 use crate::send::SendMany;
 use crate::sends::Waiting;
 use crate::wait::{self, Bounds};
-use engine::{Code, OutMessage, Pending, Result, Sent};
+use engine::{Code, OutMessage, Result, Sent, Within};
 use pyo3::prelude::*;
 use std::time::Duration;
-
-/// The result of a send if it is there already.
-pub(crate) fn known(pending: &Pending) -> Option<Sent> {
-    if pending.is_done() {
-        pending.poll().ok().flatten()
-    } else {
-        None
-    }
-}
 
 /// What a program wants to be called with, and how long the call may wait for room.
 pub(crate) struct Callbacks {
@@ -32,12 +24,11 @@ impl Callbacks {
         self.on_success.is_none() && self.on_exception.is_none()
     }
 
-    pub(crate) fn waiting(&self, py: Python<'_>, future: &Py<PyAny>) -> Waiting {
-        let clone = |callback: &Option<Py<PyAny>>| callback.as_ref().map(|c| c.clone_ref(py));
+    pub(crate) fn waiting(self, future: Py<SendFuture>) -> Waiting {
         Waiting {
-            future: future.clone_ref(py),
-            on_success: clone(&self.on_success),
-            on_exception: clone(&self.on_exception),
+            future,
+            on_success: self.on_success,
+            on_exception: self.on_exception,
         }
     }
 }
@@ -50,9 +41,9 @@ pub(crate) fn forgotten(
     attempt: impl FnMut(Bounds) -> PyResult<Result<()>>,
     give_up: impl FnOnce() -> PyResult<()>,
 ) -> PyResult<()> {
-    match wait::for_room_or_late(py, patience.unwrap_or(time), attempt)? {
+    match wait::for_room_or_late(py, (patience.unwrap_or(time), None), attempt)? {
         Ok(()) => Ok(()),
-        Err(e) if e.code() == Code::Timeout && patience.is_some() => Err(e).or_raise(py),
+        Err(e) if wait::is_late(&e) && patience.is_some() => Err(e).or_raise(py),
         Err(_) => give_up(),
     }
 }
@@ -63,32 +54,36 @@ pub(crate) fn sent_in_order(
     py: Python<'_>,
     messages: &[Outgoing],
     timeout: Duration,
-    send: impl Fn(&[OutMessage<'_>]) -> PyResult<Vec<Result<Sent>>>,
+    send: impl Fn(&[OutMessage<'_>]) -> PyResult<Within<Vec<Result<Sent>>>>,
 ) -> PyResult<SendMany> {
     let timeout = messages.first().and_then(|m| m.timeout).unwrap_or(timeout);
     let mut done: Vec<Result<Sent>> = Vec::with_capacity(messages.len());
     let attempt = |bounds| {
         let left = &messages[done.len()..];
         let out: Vec<_> = left.iter().map(|message| message.out(bounds)).collect();
-        for result in send(&out)? {
+        for result in wait::confirmed(py, send(&out)?)? {
             match result {
                 // Those behind it were not tried.
-                Err(e) if e.code() == Code::Timeout => return Ok(Err(e)),
+                Err(e) if wait::is_late(&e) => return Ok(Err(e)),
                 result => done.push(result),
             }
         }
         Ok(Ok(()))
     };
-    if let Err(late) = wait::for_room_or_late(py, timeout, attempt)? {
+    let began = Some(wait::now(py)?);
+    if let Err(late) = wait::for_room_or_late(py, (timeout, began), attempt)? {
         done.resize_with(messages.len(), || Err(late.clone()));
     }
     Ok(SendMany::new(done))
 }
 
 /// The results of many sends; an error if they were made by a parent's handle, so by nobody.
-pub(crate) fn sent_by_us(results: Vec<Result<Sent>>) -> Result<Vec<Result<Sent>>> {
-    match results.first() {
-        Some(Err(e)) if e.code() == Code::ForkedHandle => Err(e.clone()),
-        _ => Ok(results),
+pub(crate) fn sent_by_us(sent: Within<Vec<Result<Sent>>>) -> Result<Within<Vec<Result<Sent>>>> {
+    match &sent {
+        Within::Done(results) => match results.first() {
+            Some(Err(e)) if e.code() == Code::ForkedHandle => Err(e.clone()),
+            _ => Ok(sent),
+        },
+        Within::Unconfirmed(_) => Ok(sent),
     }
 }

@@ -1,4 +1,4 @@
-//! Asynchronous sends on their way back to Python: results of the engine become those of futures.
+//! Asynchronous sends that are to be told of: results of the engine become those of futures.
 //!
 //! The engine's thread puts results into a queue and never takes the GIL. A Python thread of the
 //! store (`keepq._sends.deliver`), started by the first asynchronous send, takes them out in
@@ -7,13 +7,14 @@
 //! Of the two locks `waiting` is taken under the GIL only, so that a forked child can take it too;
 //! `state` is held for moments by either side, and never touched in a child.
 
-use crate::error::{self, OrRaise};
-use crate::send::SendResult;
+use crate::error;
+use crate::future::SendFuture;
 use crate::wait;
 use engine::{Code, Error, Outcome, Pending, Sent};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -22,7 +23,7 @@ type Settled = (usize, engine::Result<Sent>);
 
 /// What a sender waits with for a result.
 pub(crate) struct Waiting {
-    pub(crate) future: Py<PyAny>,
+    pub(crate) future: Py<SendFuture>,
     pub(crate) on_success: Option<Py<PyAny>>,
     pub(crate) on_exception: Option<Py<PyAny>>,
 }
@@ -37,6 +38,10 @@ pub(crate) struct Sends {
     delivered: Condvar,
     /// How many may be undelivered.
     max: u64,
+    /// How many are, so that nearly every send comes by without the lock.
+    undelivered: AtomicU64,
+    /// Whether the thread was started.
+    started: AtomicBool,
 }
 
 #[derive(Default)]
@@ -88,14 +93,23 @@ impl Sends {
             wanted: Condvar::new(),
             delivered: Condvar::new(),
             max: u64::from(max),
+            undelivered: AtomicU64::new(0),
+            started: AtomicBool::new(false),
         })
     }
 
-    /// Enters a send before it is made; gives its index.
-    pub(crate) fn enter(&self, waiting: Waiting) -> usize {
-        locked(&self.state).entered += 1;
+    /// Enters a send that is to be delivered; gives its index. `None`: the thread has ended.
+    pub(crate) fn enter(&self, waiting: Waiting) -> Option<usize> {
+        {
+            let mut state = locked(&self.state);
+            if state.thread == Thread::Ended {
+                return None;
+            }
+            state.entered += 1;
+            self.note(&state);
+        }
         let mut slab = locked(&self.waiting);
-        match slab.free.pop() {
+        Some(match slab.free.pop() {
             Some(index) => {
                 slab.places[index] = Some(waiting);
                 index
@@ -104,7 +118,13 @@ impl Sends {
                 slab.places.push(Some(waiting));
                 slab.places.len() - 1
             }
-        }
+        })
+    }
+
+    /// Notes how many are undelivered. `state` is held.
+    fn note(&self, state: &State) {
+        self.undelivered
+            .store(state.outstanding(), Ordering::Relaxed);
     }
 
     fn take(&self, index: usize) -> Option<Waiting> {
@@ -112,15 +132,6 @@ impl Sends {
         let waiting = slab.places.get_mut(index)?.take()?;
         slab.free.push(index);
         Some(waiting)
-    }
-
-    /// Takes a send back that was not made, or needs no delivery.
-    pub(crate) fn withdraw(&self, index: usize) -> Option<Waiting> {
-        let waiting = self.take(index);
-        locked(&self.state).finished += 1;
-        self.delivered.notify_all();
-        self.wanted.notify_one();
-        waiting
     }
 
     /// Has the result delivered once there is one.
@@ -137,6 +148,11 @@ impl Sends {
             drop(state);
             self.wanted.notify_one();
         }
+    }
+
+    /// Whether the thread was started, without a lock.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     /// Sees to it that there is a thread that delivers.
@@ -156,7 +172,13 @@ impl Sends {
         if started.is_err() {
             locked(&self.state).thread = Thread::None;
         }
+        self.started.store(started.is_ok(), Ordering::Release);
         started.map(|_| ())
+    }
+
+    /// Whether there is no room for one more send, without a lock.
+    pub(crate) fn is_full(&self) -> bool {
+        self.undelivered.load(Ordering::Relaxed) >= self.max
     }
 
     /// Waits until there is room for one more send. The thread that delivers never waits: it is
@@ -170,7 +192,7 @@ impl Sends {
             );
             error::to_python(py, &Error::new(code, text).with_outcome(Outcome::NotStored))
         };
-        if locked(&self.state).outstanding() < self.max || self.is_mine() {
+        if !self.is_full() || locked(&self.state).outstanding() < self.max || self.is_mine() {
             return Ok(());
         }
         if refuse {
@@ -220,6 +242,7 @@ impl Sends {
         state.thread = Thread::Lives(std::thread::current().id());
         state.finished += state.delivering;
         state.delivering = 0;
+        self.note(&state);
         self.delivered.notify_all();
         loop {
             if !state.ready.is_empty() {
@@ -240,7 +263,7 @@ impl Sends {
     }
 
     /// In a forked child: all that the parent waits for, which only the parent will see.
-    pub(crate) fn abandon(&self) -> Vec<Py<PyAny>> {
+    pub(crate) fn abandon(&self) -> Vec<Py<SendFuture>> {
         let places = std::mem::take(&mut locked(&self.waiting).places);
         places.into_iter().flatten().map(|w| w.future).collect()
     }
@@ -259,6 +282,11 @@ pub(crate) fn forked(py: Python<'_>) -> PyErr {
                 parent only";
     let error = Error::new(Code::ForkedHandle, text).with_outcome(Outcome::MaybeStored);
     error::to_python(py, &error)
+}
+
+/// The result of a send that is settled.
+pub(crate) fn there(sent: Option<Sent>) -> engine::Result<Sent> {
+    sent.ok_or_else(|| Error::new(Code::Internal, "a send ended without a result"))
 }
 
 /// Gives results to the thread that delivers: an iterator that waits for the next ones and gives
@@ -281,19 +309,9 @@ impl Batches {
         }
         let list = PyList::empty(py);
         for (index, result) in batch {
-            let Some(waiting) = self.sends.take(index) else {
-                continue;
-            };
-            let (result, exception) = match result.or_raise(py) {
-                Ok(sent) => (Some(SendResult::new(&sent)), None),
-                Err(exception) => (None, Some(exception.into_value(py))),
-            };
-            let Waiting {
-                future,
-                on_success,
-                on_exception,
-            } = waiting;
-            list.append((future, on_success, on_exception, result, exception))?;
+            if let Some(waiting) = self.sends.take(index) {
+                list.append(waiting.settled(py, result)?)?;
+            }
         }
         Ok(Some(list))
     }

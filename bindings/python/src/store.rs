@@ -14,7 +14,7 @@ use crate::producer::Producer;
 use crate::sends::{self, Sends};
 use crate::topic::{Topic, TopicArgs};
 use crate::{report, wait};
-use engine::{Code, Delivery, MessageId, Receipt, Result};
+use engine::{Code, Delivery, MessageId, Receipt, Result, Within};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -115,6 +115,23 @@ impl Store {
     ) -> PyResult<()> {
         let receipt: Receipt = receipt.parse::<Receipt>().or_raise(py)?;
         self.call(py, |opened| settle(&opened.store, &receipt))
+    }
+}
+
+impl Store {
+    /// Settles by receipt, with a wait for the disk that Ctrl-C can end.
+    fn settle_within(
+        &self,
+        py: Python<'_>,
+        receipt: &str,
+        settle: impl Fn(&engine::Store, &Receipt) -> Within<Result<()>> + Send + Sync,
+    ) -> PyResult<()> {
+        let receipt: Receipt = receipt.parse::<Receipt>().or_raise(py)?;
+        let settled = self.call(py, |opened| match settle(&opened.store, &receipt) {
+            Within::Done(Err(e)) => Err(e),
+            settled => Ok(settled),
+        });
+        wait::confirmed(py, settled?)?.or_raise(py)
     }
 }
 
@@ -314,7 +331,9 @@ impl Store {
     /// Acknowledges a message by its receipt, also one received by another process. Raises
     /// LeaseLost when the lease has ended, InvalidArgument for what is no receipt of this store.
     fn ack(&self, py: Python<'_>, receipt: PyBackedStr) -> PyResult<()> {
-        self.settle(py, &receipt, |store, receipt| store.ack(receipt))
+        self.settle_within(py, &receipt, |store, receipt| {
+            store.ack_within(receipt, wait::SLICE)
+        })
     }
 
     /// Acknowledges many messages at once, of any groups of this store, as Group.ack_many.
@@ -322,7 +341,7 @@ impl Store {
         let deliveries: Vec<&Delivery> = messages.iter().map(|m| m.get().delivery()).collect();
         // The messages are those of the process that received them, and so is what acks them.
         let store = self.kept().now().store;
-        let results = py.detach(|| store.ack_many(deliveries));
+        let results = py.detach(|| store.ack_many_within(deliveries, wait::SLICE));
         acked(py, &messages, results)
     }
 
@@ -336,8 +355,8 @@ impl Store {
 
     /// Makes a message a dead letter by its receipt. reason: at most 1,024 bytes of UTF-8.
     fn reject(&self, py: Python<'_>, receipt: PyBackedStr, reason: PyBackedStr) -> PyResult<()> {
-        self.settle(py, &receipt, |store, receipt| {
-            store.reject(receipt, &reason)
+        self.settle_within(py, &receipt, |store, receipt| {
+            store.reject_within(receipt, &reason, wait::SLICE)
         })
     }
 

@@ -4,17 +4,17 @@ use crate::args::{FlushMode, Given, Outgoing, Seconds, Timeout, WhenFullArg, out
 use crate::browse::Browse;
 use crate::codec::{Codec, encoded};
 use crate::error::{self, OrRaise, refuse};
+use crate::future::SendFuture;
 use crate::group::StartArg;
 use crate::kept::Kept;
 use crate::limits::{Change, Changes, LimitArgs, Retain};
-use crate::open::SEND_TIMEOUT;
 use crate::report;
 use crate::send::{SendMany, SendResult};
-use crate::sending::{Callbacks, forgotten, known, sent_by_us, sent_in_order};
-use crate::sends::{self, Sends};
+use crate::sending::{Callbacks, forgotten, sent_by_us, sent_in_order};
+use crate::sends::Sends;
 use crate::store::{self, Store};
 use crate::wait::{self, Bounds};
-use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull};
+use engine::{Code, Flush, OutMessage, Pending, Result, Start, WhenFull, Within};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyTuple;
@@ -134,38 +134,6 @@ impl Topic {
         out.timeout.unwrap_or(self.store.get().send_timeout())
     }
 
-    /// Calls the engine until there is room, at most so long.
-    fn call_for_room<R: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Duration,
-        call: impl Fn(&engine::Topic, Bounds) -> Result<R> + Send + Sync,
-    ) -> PyResult<R> {
-        let attempt = |bounds| {
-            self.call(py, |topic| match call(topic, bounds) {
-                Err(e) if e.code() == Code::Timeout => Ok(Err(e)),
-                result => result.map(Ok),
-            })
-        };
-        wait::for_room(py, timeout, attempt)
-    }
-
-    /// Sends with a long time-out: waits for the disk in slices, so that Ctrl-C ends the wait.
-    fn send_patiently(&self, py: Python<'_>, out: &Outgoing) -> PyResult<SendResult> {
-        let send = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
-        let pending = self.call_for_room(py, self.time(out), send)?;
-        let step = |slice| py.detach(|| pending.wait(slice)).or_raise(py);
-        // It ends by the send's own time-out.
-        match wait::in_slices(py, None, step)? {
-            Some(sent) => Ok(SendResult::new(&sent)),
-            None => Err(error::new(
-                py,
-                Code::Internal,
-                "a send ended without a result",
-            )),
-        }
-    }
-
     /// Sends and forgets; with `patience`, what finds no room in that time is told of.
     fn send_and_forget(
         &self,
@@ -188,51 +156,58 @@ impl Topic {
         })
     }
 
-    /// Sends without waiting for the disk: `start` makes the send. Gives its future.
+    /// Sends without waiting for the disk: `start` makes the send, with a topic of this process if
+    /// it can be `reopened` in a forked child. Gives its future.
     pub(crate) fn start(
         &self,
         py: Python<'_>,
         callbacks: Callbacks,
         out: &Outgoing,
+        reopened: bool,
         start: impl Fn(&engine::Topic, Bounds) -> Result<Pending> + Send + Sync,
-    ) -> PyResult<Py<PyAny>> {
-        let future = sends::python(py, "future")?.call0()?.unbind();
+    ) -> PyResult<Py<SendFuture>> {
         let mut opened = self.kept.now();
-        if opened.pid != std::process::id() {
-            // A thread that only the parent has may hold the locks of its sends for ever.
-            opened = self.kept.replace(|| self.again(py))?;
-        }
-        let sends = opened.sends;
         let timeout = self.time(out);
-        sends.room(py, out.when_full == Some(WhenFull::Refuse), timeout)?;
-        sends.start(self.store.bind(py))?;
-        let index = sends.enter(callbacks.waiting(py, &future));
-        let attempt = |bounds| {
-            let begin = || {
-                let pending = start(&opened.topic, bounds)?;
-                let known = known(&pending);
-                if known.is_none() {
-                    sends.watch(index, &pending);
+        let time = callbacks.patience.unwrap_or(timeout);
+        loop {
+            if !callbacks.is_empty() || opened.sends.is_full() {
+                let mut ours = opened.pid == std::process::id();
+                if !ours && reopened {
+                    opened = self.kept.replace(|| self.again(py))?;
+                    ours = true;
                 }
-                Ok(known)
-            };
-            Ok(py.detach(begin))
-        };
-        match wait::for_room(py, callbacks.patience.unwrap_or(timeout), attempt) {
-            Ok(None) => {}
-            // Nobody is to be called, so the thread has nothing to do.
-            Ok(Some(sent)) if callbacks.is_empty() => {
-                sends.withdraw(index);
-                let sent = SendResult::new(&sent);
-                future.call_method1(py, "set_result", (sent,))?;
+                // A thread that only the parent has may hold the locks of its sends for ever.
+                if ours {
+                    let refuse = out.when_full == Some(WhenFull::Refuse);
+                    opened.sends.room(py, refuse, timeout)?;
+                }
             }
-            Ok(Some(sent)) => sends.settled(index, Ok(sent)),
-            Err(e) => {
-                sends.withdraw(index);
-                return Err(e);
+            if !opened.sends.is_started() && opened.pid == std::process::id() {
+                opened.sends.start(self.store.bind(py))?;
+            }
+            let attempt = |bounds| Ok(py.detach(|| start(&opened.topic, bounds)));
+            match wait::for_room_or_late(py, (time, None), attempt)? {
+                Ok(pending) => return Self::promise(py, callbacks, opened.sends, pending),
+                Err(e) if e.code() == Code::ForkedHandle && reopened => {
+                    opened = self.kept.replace(|| self.again(py))?;
+                }
+                Err(e) => return Err(e).or_raise(py),
             }
         }
-        Ok(future)
+    }
+
+    /// The future of a send.
+    fn promise(
+        py: Python<'_>,
+        callbacks: Callbacks,
+        sends: Arc<Sends>,
+        pending: Pending,
+    ) -> PyResult<Py<SendFuture>> {
+        let future = Bound::new(py, SendFuture::new(pending, sends))?;
+        if !callbacks.is_empty() {
+            SendFuture::watch(&future, callbacks.waiting(future.clone().unbind()))?;
+        }
+        Ok(future.unbind())
     }
 }
 
@@ -254,7 +229,9 @@ impl Topic {
     /// all attempts, None = for ever; left out: as the store was opened with.
     ///
     /// Raises SendError (appended, not confirmed in time: wait with flush, do not send again),
-    /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it.
+    /// Timeout, Full, LimitExceeded, StorageError, Closed; .outcome says what became of it. After
+    /// Ctrl-C during the wait, or what else a signal handler raises, the message is in the log and
+    /// goes to disk by itself, or it was not stored: which of the two is not told.
     #[pyo3(
         signature = (body, *, key=None, tag=None, headers=None, order_key=None, delay=None,
                      at=None, ttl=None, priority=None, dedup_id=None, flush=None,
@@ -292,23 +269,27 @@ impl Topic {
             timeout: timeout.for_engine(),
             when_full: None,
         };
-        let time = self.time(&out);
-        if time > SEND_TIMEOUT {
-            return self.send_patiently(py, &out);
-        }
-        let send = |topic: &engine::Topic, bounds| topic.send_message(&out.out(bounds));
-        let sent = self.call_for_room(py, time, send)?;
+        let send = |bounds| {
+            let sent = self.call(py, |topic| {
+                match topic.send_within(&out.out(bounds), wait::SLICE) {
+                    Within::Done(Err(e)) if !wait::is_late(&e) => Err(e),
+                    sent => Ok(sent),
+                }
+            });
+            wait::confirmed(py, sent?)
+        };
+        let sent = wait::for_room(py, self.time(&out), send)?;
         Ok(SendResult::new(&sent))
     }
 
     /// Sends one message without waiting for the disk: it is in the log when this returns, and the
     /// concurrent.futures.Future gets the SendResult once it is as durable as asked, or the error.
     ///
-    /// on_success(result) and on_exception(error) are called on one thread of the store, one after
-    /// the other; what they raise is logged. They may send and close; they must not wait for other
-    /// results. While max_in_flight sends wait for their results or callbacks it waits for room, at
-    /// most timeout; when_full="raise": it raises Full. The future cannot be cancelled. In a forked
-    /// child it ends with ForkedHandle.
+    /// on_success(result), on_exception(error) and what is added to the future are called on one
+    /// thread of the store, one after the other; what they raise is logged. They may send and
+    /// close; they must not wait for other results. While max_in_flight sends wait for their
+    /// results or callbacks it waits for room, at most timeout; when_full="raise": it raises Full.
+    /// The future cannot be cancelled. In a forked child it ends with ForkedHandle.
     ///
     /// Takes and raises what send does; an error after the append is the future's.
     #[pyo3(
@@ -341,7 +322,7 @@ impl Topic {
         on_success: Option<Py<PyAny>>,
         on_exception: Option<Py<PyAny>>,
         _room: Option<Seconds>,
-    ) -> PyResult<Py<PyAny>> {
+    ) -> PyResult<Py<SendFuture>> {
         refuse_later(py, [delay, at, ttl, priority, dedup_id])?;
         let (body, headers) = encoded(self.codec, body, headers)?;
         let out = Outgoing {
@@ -360,7 +341,7 @@ impl Topic {
             on_exception,
         };
         let start = |topic: &engine::Topic, bounds| topic.send_message_async(&out.out(bounds));
-        self.start(py, callbacks, &out, start)
+        self.start(py, callbacks, &out, true, start)
     }
 
     /// Sends one message and forgets it: it is in the log when this returns. A failure is told to
@@ -409,7 +390,8 @@ impl Topic {
 
     /// Sends many messages with one flush; not atomic. Each is bytes-like or a keepq.Msg. flush and
     /// timeout (for all together) are those of messages that say nothing. Returns a SendMany: .ok
-    /// are the results of those sent, .failed the (index, exception) of the others.
+    /// are the results of those sent, .failed the (index, exception) of the others. After Ctrl-C
+    /// those in the log go to disk by themselves, from the first up to one that is not told.
     #[pyo3(
         signature = (messages, *, flush=None, timeout=Timeout::Default),
         text_signature = "($self, messages, *, flush=None, timeout=...)"
@@ -427,7 +409,11 @@ impl Topic {
             flush.map(|f| f.0).or(self.flush),
             timeout,
         )?;
-        let send = |out: &[OutMessage<'_>]| self.call(py, |t| sent_by_us(t.send_many(out)));
+        let send = |out: &[OutMessage<'_>]| {
+            self.call(py, |topic| {
+                sent_by_us(topic.send_many_within(out, wait::SLICE))
+            })
+        };
         sent_in_order(py, &messages, self.store.get().send_timeout(), send)
     }
 

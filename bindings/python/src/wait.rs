@@ -1,7 +1,7 @@
 //! Waits that Ctrl-C can end.
 
 use crate::error::OrRaise;
-use engine::Code;
+use engine::{Code, Error, Outcome, Within};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) fn in_slices<T>(
 }
 
 /// Python's clock for such times.
-fn now(py: Python<'_>) -> PyResult<Duration> {
+pub(crate) fn now(py: Python<'_>) -> PyResult<Duration> {
     static MONOTONIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let monotonic = MONOTONIC.import(py, "time", "monotonic_ns")?;
     Ok(Duration::from_nanos(monotonic.call0()?.extract()?))
@@ -44,9 +44,9 @@ fn now(py: Python<'_>) -> PyResult<Duration> {
 /// How long one attempt of a send may wait.
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds {
-    /// For room.
+    /// For room below a limit.
     pub(crate) room: Duration,
-    /// In all; `None`: as the send says.
+    /// Over all attempts from this one on; `None`: as the send says.
     pub(crate) all: Option<Duration>,
 }
 
@@ -58,32 +58,49 @@ impl Bounds {
     };
 }
 
-/// Sends with slices of the time that a send may wait for room, as long as it ends for want of
-/// room. Between them signal handlers run.
+/// Up to here the time of a send is measured from its very beginning. Of a longer one it does not
+/// matter how much of one slice the first attempt took, and reading a clock costs every send.
+const MEASURED: Duration = Duration::from_secs(1);
+
+/// Whether the time of the attempt was over before anything was in the log: it may be made again.
+pub(crate) fn is_late(error: &Error) -> bool {
+    let stored = error
+        .outcome()
+        .is_some_and(|outcome| outcome != Outcome::NotStored);
+    matches!(error.code(), Code::Timeout | Code::Busy) && !stored
+}
+
+/// Sends with slices of the time that a send may wait before it is in the log, as long as it ends
+/// for want of room. Between them signal handlers run.
 pub(crate) fn for_room<T>(
     py: Python<'_>,
     timeout: Duration,
     send: impl FnMut(Bounds) -> PyResult<engine::Result<T>>,
 ) -> PyResult<T> {
-    for_room_or_late(py, timeout, send)?.or_raise(py)
+    for_room_or_late(py, (timeout, None), send)?.or_raise(py)
 }
 
-/// As [`for_room`]; gives the engine's error, and what Ctrl-C raises.
+/// As [`for_room`]; gives the engine's error, and what Ctrl-C raises. `began` is [`now`] of before
+/// the first attempt, if that may take longer than a slice and be late all the same.
 ///
-/// The first attempt waits for none, so that no clock is needed where there is some.
+/// The first attempt does not wait for room below a limit, so that no clock is needed where there
+/// is some.
 pub(crate) fn for_room_or_late<T>(
     py: Python<'_>,
-    timeout: Duration,
+    (timeout, began): (Duration, Option<Duration>),
     mut send: impl FnMut(Bounds) -> PyResult<engine::Result<T>>,
 ) -> PyResult<engine::Result<T>> {
     let mut bounds = Bounds {
         room: Duration::ZERO,
         all: None,
     };
-    let mut began = None;
+    let mut began = match began {
+        None if timeout <= MEASURED => Some(now(py)?),
+        began => began,
+    };
     loop {
         match send(bounds)? {
-            Err(e) if e.code() == Code::Timeout => {
+            Err(e) if is_late(&e) => {
                 py.check_signals()?;
                 // An attempt may take less than its slice, or more where the disk does not keep up.
                 let now = now(py)?;
@@ -99,5 +116,18 @@ pub(crate) fn for_room_or_late<T>(
             }
             result => return Ok(result),
         }
+    }
+}
+
+/// Waits in slices for what is in the log to be confirmed. Between them signal handlers run.
+pub(crate) fn confirmed<T: Send>(py: Python<'_>, mut now: Within<T>) -> PyResult<T> {
+    loop {
+        now = match now {
+            Within::Done(result) => return Ok(result),
+            Within::Unconfirmed(unconfirmed) => {
+                py.check_signals()?;
+                py.detach(|| unconfirmed.wait(SLICE))
+            }
+        };
     }
 }
