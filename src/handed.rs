@@ -372,8 +372,7 @@ pub(crate) fn ack_groups(
     let begun = Begun::at_first_wait(inner);
     let times = Times::of(&begun, None, patience);
     let deadline = times.deadline.at();
-    let mut sync: Vec<usize> = Vec::new();
-    let mut sync_end = 0;
+    let (mut sync, mut sync_end): (Vec<usize>, u64) = (Vec::new(), 0);
     for (id, members) in groups {
         let settled_now = |&i: &usize| deliveries[i].settled.swap(true, Ordering::AcqRel);
         let before: Vec<bool> = members.iter().map(settled_now).collect();
