@@ -51,7 +51,7 @@ impl Topic {
             let need = Need::new(record.len(), 0, Purpose::Send);
             let appended = log.transact(need, deadline.at(), |tx| {
                 self.check_live()?;
-                if numbered.check(tx, stored)? {
+                if numbered.check_part(tx, stored)? {
                     return Ok(Piece::Known);
                 }
                 if let Some(over) = kept::over(tx, self.id, bytes).filter(|_| first_lsn == 0) {
@@ -70,28 +70,48 @@ impl Topic {
             }
             self.inner.appended();
         }
+        self.append_list(message, (&lsns, count), numbered, deadline, stored)
+    }
+
+    /// Appends the record that lists the chunks of a message.
+    fn append_list(
+        &self,
+        message: &OutMessage<'_>,
+        (lsns, count): (&[u64], u32),
+        numbered: &impl Numbered,
+        deadline: Deadline<'_>,
+        stored: &mut Stored,
+    ) -> Result<Option<Box<Over>>> {
+        let log = &self.inner.log;
         let first_lsn = lsns.first().copied().unwrap_or(0);
+        let body_len = message.body.len() as u64;
         let chunks = Some(Chunks {
             first_lsn,
             count,
-            body_len: bytes,
+            body_len,
         });
-        let mut ext = Vec::new();
-        let sent_at_ms = log.ctl.host.realtime_ms();
-        encode_meta(message, numbered, sent_at_ms, chunks, &mut ext)?;
         let list: Vec<u8> = lsns.iter().flat_map(|lsn| lsn.to_le_bytes()).collect();
-        let len = record::padded(record::record_len(ext.len(), list.len()));
-        if len > log.max_record(Kind::Msg) {
-            return Err(over_ring(bytes, log.ctl.layout.geometry.ring));
+        let place = (Some(first_lsn), body_len);
+        let sent_at_ms = log.ctl.host.realtime_ms();
+        let (mut ext, mut record) = (Vec::new(), Vec::new());
+        loop {
+            ext.clear();
+            encode_meta(message, numbered, sent_at_ms, chunks, &mut ext)?;
+            let len = record::padded(record::record_len(ext.len(), list.len()));
+            if len > log.max_record(Kind::Msg) {
+                return Err(over_ring(body_len, log.ctl.layout.geometry.ring));
+            }
+            Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
+            // The chunks stay: what fills the room meanwhile, or has the number, holds up their end
+            // only. For room it is waited as long as for the disk: made again, they would fill it.
+            match self.append_record(&mut record, place, numbered, deadline, stored) {
+                Ok(Some(over)) => {
+                    self.await_room(&over, body_len, deadline.at(), &mut RoomWait::whole())?;
+                }
+                Err(_) if numbered.again() => {}
+                done => return done,
+            }
         }
-        Draft::build_into(&mut record, Kind::Msg, 0, self.id, &ext, &[&list]);
-        let place = (Some(first_lsn), bytes);
-        // The chunks stay: what fills the room meanwhile holds up their end only. For that it is
-        // waited as long as for the disk: made again, they would fill the disk.
-        while let Some(over) = self.append_record(&mut record, place, numbered, deadline, stored)? {
-            self.await_room(&over, bytes, deadline.at(), &mut RoomWait::whole())?;
-        }
-        Ok(None)
     }
 }
 

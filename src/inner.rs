@@ -41,6 +41,8 @@ pub(crate) struct Inner {
     /// Open for reading only while others have the store open: their shared memory.
     looking_at: Option<open::LookedAt>,
     closed: AtomicBool,
+    /// The close has flushed, or could not.
+    flushed: AtomicBool,
     /// Calls in progress hold it for reading; close for writing. A process must not give its
     /// member slot back while a thread of it is inside a lock.
     calls: RwLock<()>,
@@ -79,6 +81,7 @@ impl Inner {
             generation,
             looking_at,
             closed: AtomicBool::new(false),
+            flushed: AtomicBool::new(false),
             calls: RwLock::new(()),
             interrupts: AtomicU64::new(0),
             pins: parking_lot::Mutex::new(0),
@@ -161,11 +164,20 @@ impl Inner {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Of a closed store: whether everything below this is durable, when the close has flushed.
+    /// Of a store that is closed or being closed: whether everything below this is durable, once
+    /// the close has flushed.
     #[cold]
     pub(crate) fn closed_beyond(&self, end: u64) -> bool {
-        let _closed = self.calls.read();
-        self.log.ctl.load(W_DURABLE) >= end
+        loop {
+            {
+                let _closed = self.calls.read();
+                if self.log.ctl.load(W_DURABLE) >= end || self.flushed.load(Ordering::Acquire) {
+                    return self.log.ctl.load(W_DURABLE) >= end;
+                }
+            }
+            // It still waits for other calls to end.
+            self.log.ctl.host.pause(Duration::from_millis(1));
+        }
     }
 
     /// The incarnation of shared memory: receipts of another one fit nothing.
@@ -320,6 +332,7 @@ impl Inner {
         };
         self.in_flight.settle(self, Some((unsettled, u64::MAX)));
         let left = member::leave(&log.ctl);
+        self.flushed.store(true, Ordering::Release);
         // What is open holds the space of segments that others remove.
         log.forget_files();
         // Callbacks may use the store: all they get is `Closed`, but they do get it. They may wait

@@ -46,6 +46,10 @@ pub(crate) trait Numbered {
     fn stamp(&self) -> Option<(&str, u64)>;
     /// Under the lock, before the append: whether nothing is to be appended, as `stored` is.
     fn check(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool>;
+    /// As [`Numbered::check`], before the append of a chunk, which has no number.
+    fn check_part(&self, tx: &Tx<'_>, stored: &mut Stored) -> Result<bool> {
+        self.check(tx, stored)
+    }
     /// Under the lock, after the append of the record at `lsn`.
     fn appended(&self, tx: &mut Tx<'_>, lsn: u64, message: MessageId, seq: u64);
     /// After an error: whether to append it once more, because it has another number now.

@@ -147,9 +147,9 @@ impl Log {
         let Need { entries, links, .. } = need;
         let used = tx.get(self.ctl.layout.region(region_of(active), X_BLOCKS));
         let blocks = u64::from(self.ctl.layout.geometry.blocks);
-        // Every entry may be the first of its topic in this segment, or open a new block.
+        // The first may be the first of its topic in this segment, the others are of the same one.
         let links = links.div_ceil(BLOCK_ENTRIES) + links.min(1);
-        used + entries.div_ceil(BLOCK_ENTRIES) + entries.min(64) + links <= blocks
+        used + entries.div_ceil(BLOCK_ENTRIES) + entries.min(1) + links <= blocks
     }
 
     #[cold]

@@ -135,11 +135,11 @@ impl Log {
             .min(c.bytes.len());
         let bytes = &c.bytes[skip..];
         let at = header.continues_at - base;
-        // Room for the rest of the segment, if more is to come; where that fails, later writes
-        // tell. What is there already has its room before it is written: a file that ends within
-        // its header would look damaged.
+        // Room for the rest of the segment, if more is to come; where that fails, writes tell. The
+        // header has its room before anything is written: a file that ends within it would look
+        // damaged.
         if !c.goes_on || handle.allocate(header.size).is_err() {
-            handle.allocate(at + bytes.len() as u64)?;
+            handle.allocate(HEADER_SPAN)?;
         }
         handle.write_all_at(bytes, at)?;
         handle.write_all_at(&header.encode(), 0)?;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import gc
 import logging
@@ -276,6 +277,35 @@ def test_callbacks_added_while_the_store_is_closed_are_called(path: Path) -> Non
             future.result(timeout=LONG)
         # Those that were added too late for the thread were called by who added them.
         assert len(called) == 50
+
+
+def test_callbacks_of_sends_beside_a_close_are_called_once(path: Path) -> None:
+    """A send that was accepted tells its callback, however the close falls."""
+    accepted = 0
+    for _ in range(100):
+        kq = keepq.open(path, flush="async")
+        topic = kq.topic("t")
+        called: list[object] = []
+        futures: list[object] = []
+
+        def send(
+            topic: keepq.Topic = topic,
+            called: list[object] = called,
+            futures: list[object] = futures,
+        ) -> None:
+            with contextlib.suppress(keepq.Closed):
+                for _ in range(200):
+                    futures.append(topic.send_async(b"x", on_success=called.append))
+
+        senders = [threading.Thread(target=send) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        kq.close()
+        for sender in senders:
+            sender.join(LONG)
+        assert len(called) == len(futures)
+        accepted += len(futures)
+    assert accepted > 0
 
 
 def test_a_circle_is_garbage(kq: keepq.Store) -> None:

@@ -86,13 +86,15 @@ impl SendFuture {
     pub(crate) fn watch(slf: &Bound<'_, Self>, waiting: Waiting) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         this.watched.store(true, Ordering::Release);
-        if let Some(index) = this.sends.enter(waiting) {
-            this.sends.watch(index, &this.pending);
-            return Ok(());
-        }
+        let waiting = match this.sends.enter(waiting) {
+            Ok(index) => {
+                this.sends.watch(index, &this.pending);
+                return Ok(());
+            }
+            Err(waiting) => waiting,
+        };
         // The thread ended, which it does when the store was closed: that settled everything.
         py.detach(|| this.pending.wait(None)).ok();
-        let waiting = Waiting::of(slf);
         let batch = PyList::empty(py);
         batch.append(waiting.settled(py, this.pending.poll().and_then(sends::there))?)?;
         sends::python(py, "deliver_all")?.call1((batch,))?;

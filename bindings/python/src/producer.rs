@@ -113,7 +113,8 @@ impl Producer {
             let sent = py.detach(|| self.inner.send_within(&topic, seq, &out, wait::SLICE));
             wait::confirmed(py, sent)
         };
-        let sent = wait::for_room(py, time, send)?;
+        let times = (time, wait::began(py, &out.body.0)?);
+        let sent = wait::for_room(py, times, send)?;
         Ok(SendResult::new(&sent))
     }
 
@@ -205,7 +206,8 @@ impl Producer {
             timeout: timeout.for_engine(),
             when_full: when_full.map(|w| w.0),
         };
-        let times = (topic.time(&out), _room.map(|room| room.0));
+        let began = wait::began(py, &out.body.0)?;
+        let times = (topic.time(&out), _room.map(|room| room.0), began);
         let topic = topic.now();
         let attempt = |bounds| {
             let out = out.out(bounds);

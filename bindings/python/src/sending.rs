@@ -37,11 +37,11 @@ impl Callbacks {
 /// which counts it.
 pub(crate) fn forgotten(
     py: Python<'_>,
-    (time, patience): (Duration, Option<Duration>),
+    (time, patience, began): (Duration, Option<Duration>, Option<Duration>),
     attempt: impl FnMut(Bounds) -> PyResult<Result<()>>,
     give_up: impl FnOnce() -> PyResult<()>,
 ) -> PyResult<()> {
-    match wait::for_room_or_late(py, (patience.unwrap_or(time), None), attempt)? {
+    match wait::for_room_or_late(py, (patience.unwrap_or(time), began), attempt)? {
         Ok(()) => Ok(()),
         Err(e) if wait::is_late(&e) && patience.is_some() => Err(e).or_raise(py),
         Err(_) => give_up(),

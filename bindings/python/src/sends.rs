@@ -98,18 +98,18 @@ impl Sends {
         })
     }
 
-    /// Enters a send that is to be delivered; gives its index. `None`: the thread has ended.
-    pub(crate) fn enter(&self, waiting: Waiting) -> Option<usize> {
+    /// Enters a send that is to be delivered; gives its index. Given back: the thread has ended.
+    pub(crate) fn enter(&self, waiting: Waiting) -> Result<usize, Waiting> {
         {
             let mut state = locked(&self.state);
             if state.thread == Thread::Ended {
-                return None;
+                return Err(waiting);
             }
             state.entered += 1;
             self.note(&state);
         }
         let mut slab = locked(&self.waiting);
-        Some(match slab.free.pop() {
+        Ok(match slab.free.pop() {
             Some(index) => {
                 slab.places[index] = Some(waiting);
                 index

@@ -148,7 +148,8 @@ impl Topic {
                 result => Ok(result),
             })
         };
-        forgotten(py, (time, patience), attempt, || {
+        let began = wait::began(py, &out.body.0)?;
+        forgotten(py, (time, patience, began), attempt, || {
             self.call(py, |topic| {
                 topic.send_message_oneway(&out.out(Bounds::NONE));
                 Ok(())
@@ -186,7 +187,8 @@ impl Topic {
                 opened.sends.start(self.store.bind(py))?;
             }
             let attempt = |bounds| Ok(py.detach(|| start(&opened.topic, bounds)));
-            match wait::for_room_or_late(py, (time, None), attempt)? {
+            let times = (time, wait::began(py, &out.body.0)?);
+            match wait::for_room_or_late(py, times, attempt)? {
                 Ok(pending) => return Self::promise(py, callbacks, opened.sends, pending),
                 Err(e) if e.code() == Code::ForkedHandle && reopened => {
                     opened = self.kept.replace(|| self.again(py))?;
@@ -278,7 +280,8 @@ impl Topic {
             });
             wait::confirmed(py, sent?)
         };
-        let sent = wait::for_room(py, self.time(&out), send)?;
+        let times = (self.time(&out), wait::began(py, &out.body.0)?);
+        let sent = wait::for_room(py, times, send)?;
         Ok(SendResult::new(&sent))
     }
 

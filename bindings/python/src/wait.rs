@@ -41,6 +41,13 @@ pub(crate) fn now(py: Python<'_>) -> PyResult<Duration> {
     Ok(Duration::from_nanos(monotonic.call0()?.extract()?))
 }
 
+/// [`now`], before a send whose body may take several records: it waits for its place in the log as
+/// long as it may, in one piece.
+pub(crate) fn began(py: Python<'_>, body: &[u8]) -> PyResult<Option<Duration>> {
+    const SHORT: usize = 4096;
+    (body.len() > SHORT).then(|| now(py)).transpose()
+}
+
 /// How long one attempt of a send may wait.
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds {
@@ -71,13 +78,13 @@ pub(crate) fn is_late(error: &Error) -> bool {
 }
 
 /// Sends with slices of the time that a send may wait before it is in the log, as long as it ends
-/// for want of room. Between them signal handlers run.
+/// for want of room. Between them signal handlers run. With the time-out comes when it [`began`].
 pub(crate) fn for_room<T>(
     py: Python<'_>,
-    timeout: Duration,
+    times: (Duration, Option<Duration>),
     send: impl FnMut(Bounds) -> PyResult<engine::Result<T>>,
 ) -> PyResult<T> {
-    for_room_or_late(py, (timeout, None), send)?.or_raise(py)
+    for_room_or_late(py, times, send)?.or_raise(py)
 }
 
 /// As [`for_room`]; gives the engine's error, and what Ctrl-C raises. `began` is [`now`] of before
