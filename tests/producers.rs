@@ -449,8 +449,15 @@ fn a_dropped_name_stays_dropped_after_a_recovery() {
     let world = world();
     let member = open(&world);
     fill(&member);
-    // The first name is used again: the second one is the oldest.
-    drop(member.store.producer("p0").unwrap());
+    // The second name has sent twice, and then the others are used again: it is the oldest.
+    let topic = member.store.topic("a").unwrap();
+    let twice = member.store.producer("p1").unwrap();
+    twice.send(&topic, Some(1), &out(b"y")).unwrap();
+    drop(twice);
+    for name in names(&member).iter().filter(|name| *name != "p1") {
+        world.advance(1);
+        drop(member.store.producer(name).unwrap());
+    }
     world.advance(WEEK);
     drop(member.store.producer("new").unwrap());
     let there = names(&member);

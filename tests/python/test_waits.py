@@ -140,6 +140,8 @@ def test_threads_share_a_producer_and_every_message_is_stored(kq: keepq.Store) -
         assert not thread.is_alive()
     assert failed == [1] * (threads * each)
     assert producer.next_seq == len(topic) == 3 * threads * each
+    # What is not on disk yet is not to be seen.
+    kq.flush()
     numbers = [message.producer_seq for message in topic.browse()]
     assert numbers == list(range(3 * threads * each))
 
