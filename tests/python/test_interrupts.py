@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def stall(path: Path, run_python: Run) -> Stall:
     def stalled(kq: keepq.Store) -> Iterator[None]:
         child = run_python(LEADER, path)
         assert child.stdout is not None and child.stdout.readline() == "begins\n"
-        stop_in_a_flush(child, kq.topic("probe"))
+        stop_in_a_flush(child, kq)
         try:
             yield
             assert state(child.pid) == "T", "the flush was still to come"
@@ -76,8 +77,10 @@ def stall(path: Path, run_python: Run) -> Stall:
     return stalled
 
 
-def stop_in_a_flush(child: subprocess.Popen[str], probe: keepq.Topic) -> None:
-    for _ in range(1000):
+def stop_in_a_flush(child: subprocess.Popen[str], kq: keepq.Store) -> None:
+    probe, sent = kq.topic("probe"), kq.topic("other")
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
         stop(child)
         try:
             probe.send(b"probe", timeout=0)
@@ -86,7 +89,12 @@ def stop_in_a_flush(child: subprocess.Popen[str], probe: keepq.Topic) -> None:
                 return
         except keepq.Error:
             pass  # It holds the lock of the log.
+        before = len(sent)
         go_on(child)
+        # It has to get somewhere else before it is stopped again.
+        while len(sent) == before and time.monotonic() < end:
+            os.sched_yield()
+        time.sleep(random.uniform(0, 0.0005))
     raise AssertionError("it was never stopped in the middle of a flush")
 
 
