@@ -39,10 +39,10 @@ impl<'a> Begun<'a> {
 
     /// So much later. Overlong times never end.
     #[inline]
-    pub(crate) fn after(&'a self, time: Duration) -> Deadline<'a> {
+    pub(crate) const fn after(&'a self, time: Duration) -> Deadline<'a> {
         Deadline {
             begun: self,
-            after: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            after: time,
         }
     }
 }
@@ -51,8 +51,7 @@ impl<'a> Begun<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline<'a> {
     begun: &'a Begun<'a>,
-    /// In ms.
-    after: u64,
+    after: Duration,
 }
 
 impl Deadline<'_> {
@@ -64,18 +63,19 @@ impl Deadline<'_> {
             self.begun.at.set(Some(now));
             now
         });
-        begun.saturating_add(self.after)
+        let after = u64::try_from(self.after.as_millis()).unwrap_or(u64::MAX);
+        begun.saturating_add(after)
     }
 
     /// Whether it comes before another one of the same call.
     #[inline]
-    pub(crate) const fn is_before(self, other: Self) -> bool {
+    pub(crate) fn is_before(self, other: Self) -> bool {
         self.after < other.after
     }
 
     /// The earlier one, of the same call.
     #[inline]
-    pub(crate) const fn or_before(self, other: Self) -> Self {
+    pub(crate) fn or_before(self, other: Self) -> Self {
         if other.is_before(self) { other } else { self }
     }
 }

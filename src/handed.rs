@@ -183,8 +183,8 @@ impl Delivery {
     pub fn ack(&self) -> Result<()> {
         // Asked within the call: a forked child does not have the shared memory.
         self.settle(|inner, held| {
-            let sync = settle::acks_are_sync(&inner.log.ctl, held.group);
-            ack_held(inner, held, if sync { Flush::Sync } else { Flush::Async })
+            let flush = settle::ack_flush(&inner.log.ctl, held.group);
+            ack_held(inner, held, flush)
         })
     }
 
@@ -289,8 +289,7 @@ pub(crate) fn nack_held(inner: &Arc<Inner>, held: &Held, delay: Option<Duration>
 pub(crate) fn reject_held(inner: &Arc<Inner>, held: &Held, reason: &str) -> Result<()> {
     let deadline = settle_deadline(inner);
     let end = settle::reject(&inner.log, held, reason, deadline)?;
-    let sync = settle::acks_are_sync(&inner.log.ctl, held.group);
-    let flush = if sync { Flush::Sync } else { Flush::Async };
+    let flush = settle::ack_flush(&inner.log.ctl, held.group);
     inner.settle_durability(flush, end, || deadline).map(|_| ())
 }
 
@@ -331,15 +330,6 @@ fn ends_lease(error: &Error) -> bool {
     )
 }
 
-/// Acks many deliveries of one group. One result each.
-pub(crate) fn ack_many(
-    group: &Arc<Shared>,
-    deliveries: &[&Delivery],
-    patience: Duration,
-) -> Within<Vec<Result<()>>> {
-    ack_groups(&group.inner, deliveries, |_| group.id, patience)
-}
-
 /// Acks deliveries of any groups of a store: a record for each group and one flush. One result
 /// each. `group` says of which group a delivery must be.
 pub(crate) fn ack_groups(
@@ -377,8 +367,8 @@ pub(crate) fn ack_groups(
         let settled_now = |&i: &usize| deliveries[i].settled.swap(true, Ordering::AcqRel);
         let before: Vec<bool> = members.iter().map(settled_now).collect();
         let held: Vec<Held> = members.iter().map(|&i| deliveries[i].held()).collect();
-        let is_sync = settle::acks_are_sync(&inner.log.ctl, id);
-        let flush = if is_sync { Flush::Sync } else { Flush::Async };
+        let flush = settle::ack_flush(&inner.log.ctl, id);
+        let is_sync = flush == Flush::Sync;
         let (settled, end) = settle::ack_many(&inner.log, &held, (id, flush), deadline);
         for ((&i, result), before) in members.iter().zip(settled).zip(before) {
             if result.as_ref().is_err_and(|e| !ends_lease(e)) {

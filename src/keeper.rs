@@ -90,13 +90,13 @@ impl Keeper {
         let keeper = &inner.keeper;
         let what = if hurry { HURRIED } else { TOLD };
         if keeper.told.load(Ordering::Relaxed) < what {
-            keeper.tell(hurry);
+            keeper.tell(what);
         }
     }
 
     #[cold]
-    fn tell(&self, hurry: bool) {
-        let what = if hurry { HURRIED } else { TOLD };
+    fn tell(&self, what: u8) {
+        let hurry = what == HURRIED;
         self.told.fetch_max(what, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.work && (state.hurry || !hurry) {

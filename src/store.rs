@@ -8,7 +8,7 @@ use crate::delivery::limits::TopicSettings;
 use crate::delivery::oldest::Oldest;
 use crate::delivery::pins;
 use crate::delivery::topics::{self, TopicWanted};
-use crate::delivery::{coalesced, kept, live, registry};
+use crate::delivery::{coalesced, kept, live, registry, settle};
 use crate::error::{Code, Error, Result};
 use crate::group::{group_stats, pin};
 use crate::group_options::{GroupOptions, check_user_name};
@@ -496,12 +496,8 @@ impl Store {
     pub fn ack(&self, receipt: &Receipt) -> Result<()> {
         let _call = self.inner.enter()?;
         let held = self.held(receipt)?;
-        let sync = crate::delivery::settle::acks_are_sync(&self.inner.log.ctl, held.group);
-        ack_held(
-            &self.inner,
-            &held,
-            if sync { Flush::Sync } else { Flush::Async },
-        )
+        let flush = settle::ack_flush(&self.inner.log.ctl, held.group);
+        ack_held(&self.inner, &held, flush)
     }
 
     /// Acks many deliveries of any groups of this store, owned or borrowed: in one record for each

@@ -306,9 +306,13 @@ pub(super) fn runs(seqs: &[u64]) -> Vec<Run> {
     runs
 }
 
-/// Whether acks of the group are durable when they return.
-pub(crate) fn acks_are_sync(ctl: &Ctl, group: u32) -> bool {
-    ctl.load(ctl.layout.group(group, P_FLAGS)) & GROUP_SYNC_ACK != 0
+/// How durable acks of the group are when they return.
+pub(crate) fn ack_flush(ctl: &Ctl, group: u32) -> Flush {
+    if ctl.load(ctl.layout.group(group, P_FLAGS)) & GROUP_SYNC_ACK != 0 {
+        Flush::Sync
+    } else {
+        Flush::Async
+    }
 }
 
 /// Puts a message back for another attempt, or among the dead letters if it had its last.

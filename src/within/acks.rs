@@ -11,19 +11,10 @@ use crate::delivery::settle::{self, Held};
 use crate::error::Result;
 use crate::group::Group;
 use crate::handed::{Delivery, ack_groups, check_reason, settle_deadline};
-use crate::inner::{Inner, Opened};
+use crate::inner::Opened;
 use crate::options::Flush;
 use crate::receipt::Receipt;
 use crate::store::Store;
-
-/// How durable the acks of a group are.
-fn flush_of(inner: &Inner, held: &Held) -> Flush {
-    if settle::acks_are_sync(&inner.log.ctl, held.group) {
-        Flush::Sync
-    } else {
-        Flush::Async
-    }
-}
 
 /// Waits for a settlement that is in the log up to `end`.
 fn settled(
@@ -62,7 +53,22 @@ fn reject(
     patience: Duration,
 ) -> Result<Within<Result<()>>> {
     let end = settle::reject(&inner.log, held, reason, settle_deadline(inner))?;
-    settled(inner, (flush_of(inner, held), end), patience)
+    settled(
+        inner,
+        (settle::ack_flush(&inner.log.ctl, held.group), end),
+        patience,
+    )
+}
+
+fn ack_many<D: Borrow<Delivery>>(
+    inner: &Arc<Opened>,
+    deliveries: impl IntoIterator<Item = D>,
+    group: impl Fn(&Delivery) -> u32,
+    patience: Duration,
+) -> Within<Vec<Result<()>>> {
+    let deliveries: Vec<D> = deliveries.into_iter().collect();
+    let borrowed: Vec<&Delivery> = deliveries.iter().map(Borrow::borrow).collect();
+    ack_groups(inner, &borrowed, group, patience)
 }
 
 impl Delivery {
@@ -72,7 +78,7 @@ impl Delivery {
     /// waited for is that the ack survives a power cut.
     pub fn ack_within(&self, flush: Option<Flush>, patience: Duration) -> Within<Result<()>> {
         let acked = self.settle(|inner, held| {
-            let flush = flush.unwrap_or_else(|| flush_of(inner, held));
+            let flush = flush.unwrap_or_else(|| settle::ack_flush(&inner.log.ctl, held.group));
             ack(inner, held, flush, patience)
         });
         acked.unwrap_or_else(|e| Within::Done(Err(e)))
@@ -90,7 +96,7 @@ impl Store {
     /// Acks by receipt as [`Store::ack`] does, but comes back as [`Delivery::ack_within`] does.
     pub fn ack_within(&self, receipt: &Receipt, patience: Duration) -> Within<Result<()>> {
         self.settle_within(receipt, |held| {
-            let flush = flush_of(&self.inner, held);
+            let flush = settle::ack_flush(&self.inner.log.ctl, held.group);
             ack(&self.inner, held, flush, patience)
         })
     }
@@ -128,9 +134,7 @@ impl Store {
         deliveries: impl IntoIterator<Item = D>,
         patience: Duration,
     ) -> Within<Vec<Result<()>>> {
-        let deliveries: Vec<D> = deliveries.into_iter().collect();
-        let borrowed: Vec<&Delivery> = deliveries.iter().map(Borrow::borrow).collect();
-        ack_groups(&self.inner, &borrowed, Delivery::group_id, patience)
+        ack_many(&self.inner, deliveries, Delivery::group_id, patience)
     }
 }
 
@@ -142,8 +146,7 @@ impl Group {
         deliveries: impl IntoIterator<Item = D>,
         patience: Duration,
     ) -> Within<Vec<Result<()>>> {
-        let deliveries: Vec<D> = deliveries.into_iter().collect();
-        let borrowed: Vec<&Delivery> = deliveries.iter().map(Borrow::borrow).collect();
-        crate::handed::ack_many(self.shared(), &borrowed, patience)
+        let (inner, group) = self.place();
+        ack_many(inner, deliveries, |_| group, patience)
     }
 }
